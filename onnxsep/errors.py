@@ -1,0 +1,50 @@
+"""Every error that onnxsep raises on purpose, with the exit code the command line gives it.
+
+The codes are part of the interface (docs/exit-codes.md): a pipeline may depend on them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class OnnxsepError(Exception):
+    """Base of all our errors: one sentence that names the culprit and, if there is one, the way out."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigurationError(OnnxsepError):
+    """An option, or a combination of options, has no meaning."""
+
+    exit_code = 2
+
+
+class InputError(OnnxsepError):
+    """A model or data file is missing, unreadable or does not fit."""
+
+    exit_code = 3
+
+
+class BudgetError(OnnxsepError):
+    """What was asked for costs more quality than the budget allows."""
+
+    exit_code = 4
+
+
+class VerificationError(OnnxsepError):
+    """The rewritten model failed its proof; nothing was handed out."""
+
+    exit_code = 5
+
+
+class OutputError(OnnxsepError):
+    """A result could not be written."""
+
+    exit_code = 6
+
+
+class FactorizationError(OnnxsepError):
+    """The arrays given to a solver admit no sensible result (NaN, wrong shapes, no samples)."""
+
+    exit_code = 3
