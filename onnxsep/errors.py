@@ -9,7 +9,7 @@ from typing import ClassVar
 
 
 class OnnxsepError(Exception):
-    """Base of all our errors: one sentence that names the culprit and, if there is one, the way out."""
+    """Base of all our errors: one sentence that names the culprit and, if any, the way out."""
 
     exit_code: ClassVar[int] = 1
 

@@ -15,7 +15,8 @@ class Change:
 
     Attributes:
         node: Name of the node that was rewritten, as the model had it.
-        code: What was done, for programs: lower-case words joined by hyphens (``"folded-into-conv"``).
+        code: What was done, for programs: lower-case words joined by hyphens
+            (``"folded-into-conv"``).
         detail: The same for people, one clause without a full stop.
         figures: Numbers that belong to it (``{"rank": 2, "error": 0.031}``).
     """
@@ -32,7 +33,8 @@ class Refusal:
 
     Attributes:
         node: Name of the node left as it was.
-        code: The reason, for programs: lower-case words joined by hyphens (``"weight-not-constant"``).
+        code: The reason, for programs: lower-case words joined by hyphens
+            (``"weight-not-constant"``).
         reason: The reason for people, one clause that says what stands in the way.
         figures: Numbers behind the decision.
     """
@@ -60,6 +62,17 @@ class RewritePass(ir.passes.InPlacePass):
     """
 
     name: ClassVar[str]
+
+    def __call__(self, model_or_result: ir.Model | ir.passes.PassResult, /) -> RewriteResult:
+        """Check ``requires``, run ``call``, check ``ensures``.
+
+        Raises:
+            TypeError: ``call`` returned something else than a `RewriteResult`.
+        """
+        result = super().__call__(model_or_result)
+        if not isinstance(result, RewriteResult):
+            raise TypeError(f"the pass {self.name!r} gave no account of what it did")
+        return result
 
     def call(self, model: ir.Model) -> RewriteResult:
         """Rewrite ``model`` in place and account for it."""

@@ -1,0 +1,33 @@
+"""The Typer application and the commands that hang on it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from onnxsep.cli.optimize import optimize_command
+
+app = typer.Typer(
+    name="onnxsep",
+    help="Make a convolutional ONNX model smaller and faster, and prove it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("optimize")(optimize_command)
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        import importlib.metadata
+
+        typer.echo(f"onnxsep {importlib.metadata.version('onnxsep')}")
+        raise typer.Exit

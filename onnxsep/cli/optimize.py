@@ -1,0 +1,263 @@
+"""``onnxsep optimize``: parse, call the library, render."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onnxsep.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from onnxsep.data import Preprocessing
+
+_HELP = """Rewrite standard convolutions into separable ones, fold BatchNormalization, and verify.
+
+Without --data, images are drawn and quality is measured on these; with it, the result is fitted to
+what the network sees, which keeps far more of its quality.
+
+[bold]Examples[/bold]
+
+  onnxsep optimize model.onnx
+
+  onnxsep optimize model.onnx --data photos/ --preset imagenet --max-drop 0.5
+
+  onnxsep optimize model.onnx --data train.npz --test-data test.npz --report report.json
+
+  onnxsep optimize model.onnx --passes simplify,fold_batchnorm -o clean.onnx
+
+Exit codes: 0 done and within the budget, 2 bad option, 3 bad model or data, 4 budget not reachable,
+5 verification failed, 6 result not writable, 130 interrupted.
+"""
+
+_DATA = "Data"
+_QUALITY = "Quality"
+_OUTPUT = "Output"
+_REPORTS = ("table", "json")
+
+
+def optimize_command(
+    model: Annotated[Path, typer.Argument(help="The ONNX model; it is never changed.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Result file (default: MODEL.onnxsep.onnx).",
+            rich_help_panel=_OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of images, .npz, .npy or package.module:function (default: drawn).",
+            rich_help_panel=_DATA,
+            show_default=False,
+        ),
+    ] = None,
+    test_data: Annotated[
+        str | None,
+        typer.Option(help="The same, for verification only.", rich_help_panel=_DATA),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Use at most so many images.", rich_help_panel=_DATA),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Preprocessing of images by name: imagenet, unit, raw, caffe and others.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Mean per channel, such as 0.485,0.456,0.406.", rich_help_panel=_DATA),
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Deviation per channel.", rich_help_panel=_DATA)
+    ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(help="Factor on 0-255 values, before mean: 1/255.", rich_help_panel=_DATA),
+    ] = None,
+    layout: Annotated[str | None, typer.Option(help="NCHW or NHWC.", rich_help_panel=_DATA)] = None,
+    color: Annotated[
+        str | None, typer.Option(help="rgb, bgr or gray.", rich_help_panel=_DATA)
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Points of accuracy (or of agreement, or dB of PSNR) that may be lost "
+            "(default: 1.0).",
+            rich_help_panel=_QUALITY,
+            show_default=False,
+        ),
+    ] = None,
+    min_snr: Annotated[
+        float | None,
+        typer.Option(
+            help="Least signal-to-noise against the original, in dB "
+            "(default: 20 where outputs are no scores).",
+            rich_help_panel=_QUALITY,
+            show_default=False,
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="Your own measure: package.module:function(outputs, labels, targets).",
+            rich_help_panel=_QUALITY,
+        ),
+    ] = None,
+    label_offset: Annotated[
+        int,
+        typer.Option(help="Added to each label to give the class index.", rich_help_panel=_QUALITY),
+    ] = 0,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            help="Rewrite every convolution at this rank instead of choosing.",
+            rich_help_panel=_QUALITY,
+        ),
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="Where the model will run: cpu, cpu-arm or nnapi.")
+    ] = "cpu",
+    passes: Annotated[
+        str, typer.Option(help="Comma-separated; leave out separate for lossless cleaning.")
+    ] = "simplify,fold_batchnorm,separate",
+    precision: Annotated[str, typer.Option(help="fp32; others are not supported yet.")] = "fp32",
+    threads: Annotated[
+        int, typer.Option(help="Threads in the latency measurement; 0 for all cores.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Also write the report as JSON to this file.", rich_help_panel=_OUTPUT),
+    ] = None,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print JSON, not tables.", rich_help_panel=_OUTPUT),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write no model.", rich_help_panel=_OUTPUT)
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Allow the input to be replaced.", rich_help_panel=_OUTPUT),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="No progress, no table.", rich_help_panel=_OUTPUT)
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("-v", "--verbose", help="Say what happens.", rich_help_panel=_OUTPUT),
+    ] = False,
+    no_color: Annotated[
+        bool, typer.Option("--no-color", help="No colour.", rich_help_panel=_OUTPUT)
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Tracebacks for errors.", rich_help_panel=_OUTPUT)
+    ] = False,
+) -> None:
+    """Filled in below."""
+    del debug  # main() looks for it, so that it works for errors of every kind.
+    from onnxsep.cli.console import LiveProgress, PlainProgress, make_console
+    from onnxsep.model import default_output_path
+    from onnxsep.optimize import optimize
+    from onnxsep.options import Options, check_report
+    from onnxsep.progress import Silence
+    from onnxsep.quality import load_metric
+    from onnxsep.report.record import write_record
+    from onnxsep.report.terminal import print_record
+
+    destination = output or default_output_path(model)
+    if report is not None:
+        check_report(report, model, destination)
+    options = Options(
+        data=data,
+        test_data=test_data,
+        samples=samples,
+        preprocessing=_preprocessing(preset, mean, std, scale, layout, color),
+        target=target,
+        passes=_split_passes(passes),
+        rank=rank,
+        max_drop=max_drop,
+        min_snr_db=min_snr,
+        precision=precision,
+        metric=None if metric is None else load_metric(metric),
+        label_offset=label_offset,
+        threads=threads,
+        seed=seed,
+    )
+    run = {"output": None if dry_run else destination, "force": force}
+    if quiet:
+        result = optimize(model, options, progress=Silence(), **run)
+    elif sys.stderr.isatty() and not verbose:
+        with LiveProgress(make_console(stderr=True, color=not no_color)) as live:
+            result = optimize(model, options, progress=live, **run)
+    else:
+        with PlainProgress(steps=verbose) as plain:
+            result = optimize(model, options, progress=plain, **run)
+    if report is not None:
+        write_record(result.record, report)
+    if json:
+        sys.stdout.write(result.record.to_json())
+    elif not quiet:
+        print_record(result.record, make_console(color=not no_color), report)
+
+
+optimize_command.__doc__ = _HELP
+
+
+def _preprocessing(
+    preset: str | None,
+    mean: str | None,
+    std: str | None,
+    scale: str | None,
+    layout: str | None,
+    color: str | None,
+) -> Preprocessing | None:
+    """The preprocessing that the options describe, None if they say nothing."""
+    given = {"mean": mean, "std": std, "scale": scale, "layout": layout, "color": color}
+    if preset is None and not any(given.values()):
+        return None
+    import dataclasses
+
+    from onnxsep.data import PRESETS, Preprocessing
+
+    if preset is not None and preset not in PRESETS:
+        raise ConfigurationError(
+            f"unknown preset {preset!r}; known are {', '.join(sorted(PRESETS))}"
+        )
+    base = Preprocessing() if preset is None else PRESETS[preset]
+    changes: dict[str, object] = {}
+    for name in ("mean", "std"):
+        text = given[name]
+        if text is not None:
+            changes[name] = tuple(_number(part, f"--{name}") for part in text.split(","))
+    if scale is not None:
+        changes["scale"] = _number(scale, "--scale")
+    changes.update({name: given[name] for name in ("layout", "color") if given[name] is not None})
+    if changes:
+        changes["name"] = "custom" if preset is None else f"{preset}, changed"
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def _number(text: str, option: str) -> float:
+    """A number, or a fraction such as 1/255."""
+    numerator, slash, denominator = text.partition("/")
+    try:
+        return float(numerator) / float(denominator) if slash else float(numerator)
+    except (ValueError, ZeroDivisionError):
+        raise ConfigurationError(
+            f"{option} takes numbers such as 0.5 or 1/255, not {text!r}"
+        ) from None
+
+
+def _split_passes(text: str) -> tuple[str, ...]:
+    return tuple(part.strip().replace("-", "_") for part in text.split(",") if part.strip())

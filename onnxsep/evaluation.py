@@ -1,0 +1,140 @@
+"""A network's outputs over a whole data set, and a candidate's quality against the original's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxsep.data import Dataset
+from onnxsep.errors import InputError
+from onnxsep.quality import Measure, Metric, Quality, assess, choose_measure
+from onnxsep.runtime import Feeds, make_session, run
+
+# Numbers of the largest input in one batch: enough to keep the cores busy, little enough that the
+# activations of a wide network stay in the hundreds of megabytes.
+_NUMBERS_PER_BATCH = 2**21
+_LARGEST_BATCH = 50
+_SOFTMAX_OPERATORS = ("Softmax", "LogSoftmax", "Sigmoid")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batches:
+    """A data set in batches of one size, re-iterable.
+
+    Attributes:
+        dataset: The samples.
+        size: Samples per batch.
+    """
+
+    dataset: Dataset
+    size: int
+
+    def __iter__(self) -> Iterator[Feeds]:
+        return iter(self.dataset.batches(self.size))
+
+
+def batches_of(dataset: Dataset, static_size: int | None) -> Batches:
+    """Batches of a sensible size, or of the one that the model insists on.
+
+    With a static batch above 1, samples beyond the last full batch are left out.
+
+    Raises:
+        InputError: Fewer samples than one static batch.
+    """
+    if static_size is not None:
+        whole = len(dataset) - len(dataset) % static_size
+        if whole == 0:
+            raise InputError(
+                f"the model takes batches of {static_size}, but {dataset.source} has only "
+                f"{len(dataset)} samples left for this; give more"
+            )
+        kept = dataset if whole == len(dataset) else dataset.subset(range(whole))
+        return Batches(kept, static_size)
+    first = next(iter(dataset.batches(1)))
+    largest = max(value.size for value in first.values())
+    return Batches(dataset, int(np.clip(_NUMBERS_PER_BATCH // largest, 1, _LARGEST_BATCH)))
+
+
+def collect_outputs(
+    model: ir.Model, batches: Batches, *, threads: int = 0, label: str = "the model"
+) -> dict[str, np.ndarray]:
+    """All outputs by name, samples along the first axis.
+
+    Raises:
+        InputError: The model cannot be loaded or fails on the data, or an output changes its size
+            from batch to batch.
+    """
+    session = make_session(model, threads=threads, label=label)
+    names = [output.name for output in session.get_outputs()]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for feeds in batches:
+        for name, value in zip(names, run(session, feeds, label=label), strict=True):
+            array = np.asarray(value)
+            parts[name].append(array if array.ndim else array[None])
+    try:
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    except ValueError as error:
+        raise InputError(
+            f"the outputs of {label} change their size from batch to batch ({error}); "
+            "onnxsep compares outputs of a fixed size only"
+        ) from error
+
+
+class Evaluation:
+    """Quality of candidates on one data set, the original's outputs computed once."""
+
+    def __init__(
+        self,
+        original: ir.Model,
+        batches: Batches,
+        *,
+        measure: Measure | None = None,
+        metric: Metric | None = None,
+        label_offset: int = 0,
+        threads: int = 0,
+    ) -> None:
+        """Run the original.
+
+        Args:
+            original: The network that candidates are compared with.
+            batches: The data.
+            measure: What to measure; chosen from data and outputs if None.
+            metric: The user's function for that choice.
+            label_offset: Added to every label.
+            threads: Of onnxruntime, 0 for all cores.
+        """
+        self.batches = batches
+        self._threads = threads
+        self._outputs = collect_outputs(original, batches, threads=threads, label="the original")
+        dataset = batches.dataset
+        self.measure = measure or choose_measure(
+            self._outputs,
+            labels=dataset.labels,
+            targets=dataset.targets,
+            metric=metric,
+            class_maps=_probability_outputs(original),
+            label_offset=label_offset,
+        )
+
+    def of(self, candidate: ir.Model) -> Quality:
+        """Quality of ``candidate`` beside the original."""
+        outputs = collect_outputs(
+            candidate, self.batches, threads=self._threads, label="the rewritten model"
+        )
+        dataset = self.batches.dataset
+        return assess(
+            self.measure, self._outputs, outputs, labels=dataset.labels, targets=dataset.targets
+        )
+
+
+def _probability_outputs(model: ir.Model) -> frozenset[str]:
+    """Outputs that come straight out of a Softmax or Sigmoid."""
+    producers = ((value.name, value.producer()) for value in model.graph.outputs)
+    return frozenset(
+        name
+        for name, node in producers
+        if name and node is not None and node.op_type in _SOFTMAX_OPERATORS
+    )

@@ -1,0 +1,139 @@
+"""The images of a run: those that are fitted on, chosen on and verified on, never the same."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import onnx_ir as ir
+
+from onnxsep.data import (
+    Dataset,
+    InputSpec,
+    Preprocessing,
+    draw_dataset,
+    find_normalisation,
+    input_specs,
+    load_dataset,
+    split,
+    static_batch,
+)
+from onnxsep.errors import InputError
+from onnxsep.evaluation import Batches, batches_of
+from onnxsep.options import Options
+from onnxsep.progress import Progress
+from onnxsep.runtime import Feeds
+
+# Of the user's data; the rest chooses the ranks.
+_FIT_SHARE = 0.75
+_MOST_SAMPLES = 1000
+# Drawn images cost time to draw; one large image holds as many patches as many small ones.
+_DRAWN_NUMBERS = 2**24
+_FEWEST_DRAWN, _MOST_DRAWN = 96, 1024
+# Drawn images for choosing cost nothing but time, and agreement needs many.
+_DRAWN_FIT_SHARE = 0.6
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Material:
+    """Data by purpose.
+
+    Attributes:
+        fit: Every fit sees these.
+        selection: No fit sees these; the ranks are chosen on them.
+        verification: Test data that nothing sees before the end, or None.
+        single: One sample, for timing.
+        description: Source and preprocessing of the calibration images.
+        warnings: What the report must say about them.
+    """
+
+    fit: Batches
+    selection: Batches
+    verification: Batches | None
+    single: Feeds
+    description: str
+    warnings: list[str]
+
+
+def gather_material(model: ir.Model, options: Options, progress: Progress) -> Material:
+    """Load or draw what the run needs.
+
+    Args:
+        model: As loaded, BatchNormalization nodes still there: they betray the normalisation.
+        options: Settings of the run.
+        progress: Told about drawing, which takes time.
+
+    Raises:
+        InputError: The data do not fit the model, or are too few.
+    """
+    specs = input_specs(model)
+    outputs = [value.name or "" for value in model.graph.outputs]
+    warnings: list[str] = []
+    preprocessing, how = _preprocessing(model, specs, options)
+    if options.data is not None:
+        progress.stage(f"loading {options.data}")
+        dataset = load_dataset(
+            options.data,
+            specs,
+            outputs=outputs,
+            preprocessing=preprocessing,
+            samples=options.samples or _MOST_SAMPLES,
+            seed=options.seed,
+        )
+        share = _FIT_SHARE
+    else:
+        count = options.samples or _drawn_count(specs)
+        progress.stage(f"drawing {count} images")
+        dataset = draw_dataset(specs, preprocessing=preprocessing, samples=count, seed=options.seed)
+        share = _DRAWN_FIT_SHARE
+        warnings.append(
+            "no --data was given: images were drawn, and quality was measured on drawn images only"
+        )
+    if dataset.preprocessing is not None and dataset.preprocessing.assumed:
+        warnings.append(how)
+    static = static_batch(specs)
+    if len(dataset) < 2 * (static or 1):
+        raise InputError(
+            f"{dataset.source} holds {len(dataset)} samples; at least {2 * (static or 1)} are "
+            "needed, to fit on some and verify on others"
+        )
+    fit, selection = split(dataset, share, options.seed)
+    verification = None
+    if options.test_data is not None:
+        tests = load_dataset(
+            options.test_data,
+            specs,
+            outputs=outputs,
+            preprocessing=preprocessing,
+            samples=None,
+            seed=options.seed,
+        )
+        verification = batches_of(tests, static)
+    return Material(
+        fit=batches_of(fit, static),
+        selection=batches_of(selection, static),
+        verification=verification,
+        single=next(dataset.batches(static or 1)),
+        description=_describe(dataset, how),
+        warnings=warnings,
+    )
+
+
+def _preprocessing(
+    model: ir.Model, specs: list[InputSpec], options: Options
+) -> tuple[Preprocessing | None, str]:
+    if options.preprocessing is not None:
+        return options.preprocessing, "preprocessing as given"
+    return find_normalisation(model, specs, seed=options.seed)
+
+
+def _drawn_count(specs: list[InputSpec]) -> int:
+    numbers = 1
+    for axis in specs[0].shape[1:]:
+        numbers *= axis if isinstance(axis, int) else 64
+    return min(max(_DRAWN_NUMBERS // max(numbers, 1), _FEWEST_DRAWN), _MOST_DRAWN)
+
+
+def _describe(dataset: Dataset, how: str) -> str:
+    if dataset.preprocessing is None:
+        return f"{dataset.source}, used as they are"
+    return f"{dataset.source}; {how}"

@@ -1,0 +1,113 @@
+"""What a run of ``optimize`` can be told, with the defaults and the checks that need no model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from onnxsep.data import Preprocessing
+from onnxsep.errors import ConfigurationError
+from onnxsep.passes import PASS_NAMES
+from onnxsep.quality import Metric
+from onnxsep.targets import get_target
+
+DEFAULT_MAX_DROP = 1.0
+# Where outputs are no scores: the error has a hundredth of the signal's power.
+DEFAULT_MIN_SNR_DB = 20.0
+_PRECISIONS_LATER = ("int8", "fp16", "auto")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Settings of one run.
+
+    Attributes:
+        data: Folder, .npz, .npy or ``package.module:function``; None draws images.
+        test_data: The same for verification; None verifies on a part of ``data`` that no fit sees.
+        samples: Most samples taken of ``data``, or drawn; None for a sensible number.
+        preprocessing: For uint8 images; None finds or assumes one.
+        target: Name of a target.
+        passes: Names of passes to run, in the order of `PASS_NAMES`.
+        rank: Every convolution at this rank; None chooses ranks within the budget.
+        max_drop: Points of the measure that may be lost; None for the default.
+        min_snr_db: Least signal-to-noise in dB; None for the default.
+        precision: Only ``fp32`` so far.
+        metric: The user's own measure.
+        label_offset: Added to each label to give the class index.
+        threads: Threads of the latency measurement.
+        seed: Of every random choice.
+        measure_latency: Whether to time input and result.
+    """
+
+    data: str | None = None
+    test_data: str | None = None
+    samples: int | None = None
+    preprocessing: Preprocessing | None = None
+    target: str = "cpu"
+    passes: tuple[str, ...] = PASS_NAMES
+    rank: int | None = None
+    max_drop: float | None = None
+    min_snr_db: float | None = None
+    precision: str = "fp32"
+    metric: Metric | None = None
+    label_offset: int = 0
+    threads: int = 1
+    seed: int = 0
+    measure_latency: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning.
+
+        Raises:
+            ConfigurationError: Names the option and what it takes.
+        """
+        get_target(self.target)
+        if self.precision in _PRECISIONS_LATER:
+            raise ConfigurationError(
+                f"--precision {self.precision} is not supported yet; only fp32 is"
+            )
+        if self.precision != "fp32":
+            raise ConfigurationError(f"unknown precision {self.precision!r}; only fp32 is known")
+        for name in self.passes:
+            if name not in PASS_NAMES:
+                raise ConfigurationError(
+                    f"unknown pass {name!r}; known passes are {', '.join(PASS_NAMES)}"
+                )
+        _require(self.samples is None or self.samples >= 2, "--samples takes 2 or more")
+        _require(self.rank is None or self.rank >= 1, "--rank takes 1 or more")
+        _require(self.max_drop is None or self.max_drop >= 0, "--max-drop takes 0 or more")
+        _require(self.threads >= 0, "--threads takes 0 (all cores) or more")
+        _require(self.seed >= 0, "--seed takes 0 or more")
+
+
+def check_output(source: Path, output: Path, *, force: bool) -> None:
+    """Refuse to write over the input, or over anything else without ``force``.
+
+    Raises:
+        ConfigurationError: Says which file is in the way.
+    """
+    if output.is_dir():
+        raise ConfigurationError(f"{output} is a folder; give a file name to --output")
+    if not output.parent.is_dir():
+        raise ConfigurationError(f"the folder {output.parent} does not exist; make it first")
+    if output.exists() and source.exists() and output.samefile(source) and not force:
+        raise ConfigurationError(
+            f"{output} is the input itself; choose another --output, or say --force to replace it"
+        )
+
+
+def check_report(report: Path, source: Path, output: Path) -> None:
+    """Refuse a report that would overwrite a model or cannot be written.
+
+    Raises:
+        ConfigurationError: Says what is in the way.
+    """
+    if report.is_dir() or not report.parent.is_dir():
+        raise ConfigurationError(f"--report {report}: give a file in a folder that exists")
+    if report.resolve() in (source.resolve(), output.resolve()):
+        raise ConfigurationError(f"--report {report} is a model of this run; choose another file")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigurationError(message)

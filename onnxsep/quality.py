@@ -1,0 +1,280 @@
+"""How good a network's outputs are: the task's own measure where the data allow, else fidelity.
+
+Chosen once per run, then used for the original, for every candidate and for the proof.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from onnxsep.errors import ConfigurationError, InputError
+
+Outputs = Mapping[str, np.ndarray]
+Kind = Literal["accuracy", "psnr", "metric", "agreement", "pixel-agreement", "snr"]
+Metric = Callable[[Outputs, np.ndarray | None, Outputs | None], float]
+
+# Signal-to-noise of two outputs that are equal to the last bit is infinite; JSON knows no infinity.
+SNR_CEILING_DB = 200.0
+# Fewer channels than this in a map are colours or coordinates, not classes.
+_FEWEST_MAP_CLASSES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """What is measured and on which output.
+
+    Attributes:
+        kind: ``accuracy`` (top-1, %), ``psnr`` (dB), ``metric`` (the user's own), ``agreement``
+            (top-1 equal to the original's, %), ``pixel-agreement`` (class per pixel, %), ``snr``
+            (original against difference, dB, worst output).
+        output: Name of the output that is looked at; empty where all are.
+        unit: ``%``, ``dB`` or empty.
+        label_offset: Added to each label to give the network's class index.
+        metric: The user's function, for kind ``metric``.
+    """
+
+    kind: Kind
+    output: str
+    unit: str
+    label_offset: int = 0
+    metric: Metric | None = None
+
+    @property
+    def title(self) -> str:
+        """For tables."""
+        return {
+            "accuracy": "top-1 accuracy",
+            "psnr": "PSNR",
+            "metric": "metric",
+            "agreement": "top-1 agreement with the original",
+            "pixel-agreement": "per-pixel agreement with the original",
+            "snr": "signal-to-noise against the original",
+        }[self.kind]
+
+    @property
+    def has_drop(self) -> bool:
+        """Whether a drop in points has a meaning (it has none for plain signal-to-noise)."""
+        return self.kind != "snr"
+
+
+@dataclasses.dataclass(frozen=True)
+class Quality:
+    """Quality of one model beside the original.
+
+    Attributes:
+        original: The measure on the original's outputs (100 for agreement, the ceiling for SNR).
+        value: The measure on this model's outputs.
+        drop: ``original - value``, in points or dB.
+        drop_error: Standard error of ``drop`` from the images that changed sides; 0 where unknown.
+        snr_db: Per output, original against difference.
+        samples: Number of images.
+    """
+
+    original: float
+    value: float
+    drop: float
+    drop_error: float
+    snr_db: Mapping[str, float]
+    samples: int
+
+    @property
+    def worst_snr_db(self) -> float:
+        return min(self.snr_db.values())
+
+
+def choose_measure(
+    outputs: Outputs,
+    *,
+    labels: np.ndarray | None,
+    targets: Outputs | None,
+    metric: Metric | None = None,
+    class_maps: frozenset[str] = frozenset(),
+    label_offset: int = 0,
+) -> Measure:
+    """The measure that fits the data and the shape of the original's outputs.
+
+    Args:
+        outputs: The original's outputs, first axis the batch.
+        labels: (n,) class indices, or None.
+        targets: Arrays like the outputs, by output name, or None.
+        metric: The user's function; wins over everything.
+        class_maps: Outputs known to be class maps (behind a Softmax, say).
+        label_offset: See `Measure`.
+
+    Raises:
+        InputError: Labels are given, but no output holds class scores for them.
+    """
+    if metric is not None:
+        return Measure("metric", "", "", metric=metric)
+    scores = [name for name, value in outputs.items() if _is_class_scores(value)]
+    if labels is not None:
+        needed = int(labels.max()) + label_offset + 1
+        fitting = [name for name in scores if _classes(outputs[name]) >= needed]
+        if not fitting or int(labels.min()) + label_offset < 0:
+            shapes = ", ".join(f"'{name}' {value.shape}" for name, value in outputs.items())
+            raise InputError(
+                f"the labels need class scores for {needed} classes, but the outputs are {shapes}; "
+                "check the labels, or shift them with --label-offset"
+            )
+        return Measure("accuracy", fitting[0], "%", label_offset)
+    if targets is not None:
+        name = next(iter(targets))
+        return Measure("psnr", name, "dB")
+    maps = [name for name, value in outputs.items() if _is_class_map(value, name in class_maps)]
+    # Of several outputs none may be left out, and top-1 has no meaning for all of them.
+    if len(outputs) == 1 and scores:
+        return Measure("agreement", scores[0], "%")
+    if len(outputs) == 1 and maps:
+        return Measure("pixel-agreement", maps[0], "%")
+    return Measure("snr", "", "dB")
+
+
+def assess(
+    measure: Measure,
+    original: Outputs,
+    outputs: Outputs,
+    *,
+    labels: np.ndarray | None,
+    targets: Outputs | None,
+) -> Quality:
+    """Quality of ``outputs``, each array with all images along the first axis."""
+    count = len(next(iter(original.values())))
+    snr = {name: signal_to_noise_db(original[name], outputs[name]) for name in original}
+    error = 0.0
+    match measure.kind:
+        case "accuracy":
+            if labels is None:
+                raise ConfigurationError("accuracy needs labels, and these data have none")
+            truth = labels + measure.label_offset
+            before = _top1(original[measure.output]) == truth
+            after = _top1(outputs[measure.output]) == truth
+            first, value = 100 * float(before.mean()), 100 * float(after.mean())
+            changes = after.astype(float) - before
+            error = 100 * float(changes.std()) / math.sqrt(count)
+        case "agreement" | "pixel-agreement":
+            same = _top1(original[measure.output]) == _top1(outputs[measure.output])
+            per_image = same.reshape(count, -1).mean(axis=1)
+            first, value = 100.0, 100 * float(per_image.mean())
+            error = 100 * float(per_image.std()) / math.sqrt(count)
+        case "psnr":
+            if targets is None:
+                raise ConfigurationError("PSNR needs targets, and these data have none")
+            truth = targets[measure.output]
+            first = peak_signal_to_noise_db(truth, original[measure.output])
+            value = peak_signal_to_noise_db(truth, outputs[measure.output])
+        case "metric":
+            first = _call_metric(measure, original, labels, targets)
+            value = _call_metric(measure, outputs, labels, targets)
+        case "snr":
+            first, value = SNR_CEILING_DB, min(snr.values())
+    return Quality(first, value, first - value, error, snr, count)
+
+
+def signal_to_noise_db(reference: np.ndarray, value: np.ndarray) -> float:
+    """10·log10 of the reference's power (about its mean) over the difference's power."""
+    if reference.dtype.kind not in "fc":
+        return SNR_CEILING_DB if np.array_equal(reference, value) else 0.0
+    reference = reference.astype(np.float64)
+    difference = reference - value.astype(np.float64)
+    noise = float(np.mean(difference**2))
+    # The constant part of a signal carries no information; a constant output has only that.
+    signal = float(np.var(reference)) or float(np.mean(reference**2))
+    if not math.isfinite(noise):
+        return -SNR_CEILING_DB
+    if noise <= signal * 10 ** (-SNR_CEILING_DB / 10):
+        return SNR_CEILING_DB
+    return 10 * math.log10(signal / noise) if signal else -SNR_CEILING_DB
+
+
+def peak_signal_to_noise_db(truth: np.ndarray, value: np.ndarray) -> float:
+    """Mean over images of 10·log10(peak² / mean squared error); values are clipped to the range.
+
+    The peak is 255 where the targets exceed 1.5, else 1.
+    """
+    peak = 255.0 if float(truth.max()) > 1.5 else 1.0
+    clipped = np.clip(value.astype(np.float64), 0, peak)
+    errors = ((clipped - truth) ** 2).reshape(len(truth), -1).mean(axis=1)
+    return float(np.mean(10 * np.log10(peak**2 / np.maximum(errors, 1e-20 * peak**2))))
+
+
+def load_metric(reference: str) -> Metric:
+    """The user's ``package.module:function``; modules in the current folder are found.
+
+    It is called with the outputs by name, the labels or None, the targets or None, and returns one
+    number, larger for better.
+
+    Raises:
+        ConfigurationError: It cannot be imported or called.
+    """
+    module_name, separator, function_name = reference.partition(":")
+    if not separator or not module_name or not function_name:
+        raise ConfigurationError(f"--metric takes package.module:function, not {reference!r}")
+    folder = str(Path.cwd())
+    added = folder not in sys.path
+    if added:
+        sys.path.insert(0, folder)
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"--metric {reference}: {error}") from error
+    finally:
+        if added:
+            sys.path.remove(folder)
+    if not callable(function):
+        raise ConfigurationError(f"--metric {reference} is no function")
+    return function  # type: ignore[no-any-return]
+
+
+def _call_metric(
+    measure: Measure, outputs: Outputs, labels: np.ndarray | None, targets: Outputs | None
+) -> float:
+    if measure.metric is None:
+        raise ConfigurationError("no metric function was given")
+    try:
+        value = float(measure.metric(outputs, labels, targets))
+    except Exception as error:  # the user's code may raise anything
+        raise ConfigurationError(
+            f"the metric function raised {type(error).__name__}: {error}"
+        ) from error
+    if not math.isfinite(value):
+        raise ConfigurationError(f"the metric function returned {value}, not a finite number")
+    return value
+
+
+def _squeezed(value: np.ndarray) -> np.ndarray:
+    # (batch, classes, 1, 1) is class scores as well.
+    return value.reshape(value.shape[:2]) if value.size == math.prod(value.shape[:2]) else value
+
+
+def _classes(value: np.ndarray) -> int:
+    return int(value.shape[1])
+
+
+def _is_class_scores(value: np.ndarray) -> bool:
+    return (
+        value.ndim >= 2
+        and value.dtype.kind == "f"
+        and value.shape[1] > 1
+        and value.size == value.shape[0] * value.shape[1]
+    )
+
+
+def _is_class_map(value: np.ndarray, known: bool) -> bool:
+    return (
+        value.ndim >= 4
+        and value.dtype.kind == "f"
+        and value.shape[1] >= (2 if known else _FEWEST_MAP_CLASSES)
+        and value.size > value.shape[0] * value.shape[1]
+    )
+
+
+def _top1(value: np.ndarray) -> np.ndarray:
+    return np.argmax(_squeezed(value), axis=1)

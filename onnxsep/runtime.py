@@ -1,0 +1,99 @@
+"""The one door to onnxruntime: sessions with explicit threads, models cut between two values."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+
+from onnxsep.errors import InputError
+from onnxsep.model import PROTOBUF_LIMIT_BYTES, weight_bytes
+
+_SILENT = 4  # onnxruntime's log severity "fatal": what matters reaches the user as our own error
+
+Feeds = Mapping[str, np.ndarray]
+
+
+def make_session(
+    model: ir.Model, *, threads: int = 0, label: str = "the model"
+) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU provider.
+
+    Args:
+        model: Left unchanged.
+        threads: Threads inside one operator; 0 leaves the choice to onnxruntime (all cores).
+        label: What the error message calls the model.
+
+    Raises:
+        InputError: onnxruntime cannot load the model.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _SILENT
+    # Spinning pools of several sessions take the cores from each other and from the solvers.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    with _serialized(model) as source:
+        try:
+            return onnxruntime.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise InputError(f"onnxruntime cannot load {label}: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _serialized(model: ir.Model) -> Iterator[bytes | str]:
+    """The model as bytes, or as a temporary file where it is too large for one message."""
+    if weight_bytes(model) < PROTOBUF_LIMIT_BYTES:
+        yield ir.to_proto(model).SerializeToString()
+        return
+    with tempfile.TemporaryDirectory(prefix="onnxsep-") as folder:
+        path = Path(folder, "model.onnx")
+        ir.save(model, path, format="protobuf", external_data="model.data")
+        yield str(path)
+
+
+def run(session: onnxruntime.InferenceSession, feeds: Feeds, *, label: str) -> list[np.ndarray]:
+    """Run once, onnxruntime's failures turned into one sentence.
+
+    Raises:
+        InputError: The data do not fit the model, or an operator fails on them.
+    """
+    try:
+        return list(session.run(None, dict(feeds)))
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise InputError(f"{label} fails on the data: {first_line(error)}") from error
+
+
+def cut_model(
+    model: ir.Model, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
+) -> ir.Model:
+    """The part of the main graph that computes ``outputs`` from ``inputs``, as a model of its own.
+
+    Args:
+        model: Left unchanged; its weights are shared, not copied.
+        inputs: Any values of the main graph, each with an example array for its type and shape.
+            The first axis is the batch and stays free.
+        outputs: Any values of the main graph that depend on nothing but ``inputs``.
+    """
+    graph = ir.convenience.extract(model.graph, list(inputs), outputs)
+    for value in graph.inputs:
+        example = inputs[value.name or ""]
+        value.dtype = ir.DataType.from_numpy(example.dtype)
+        value.shape = ir.Shape(["batch", *example.shape[1:]] if example.ndim else [])
+    return ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
+
+
+def first_line(error: BaseException) -> str:
+    """The part of a library's message that fits into one sentence, without its own prefix."""
+    text = str(error).strip()
+    if text.startswith("[ONNXRuntimeError]"):
+        text = text.split(" : ", 3)[-1]
+    lines = text.splitlines()
+    return lines[0][:240] if lines else type(error).__name__

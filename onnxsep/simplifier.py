@@ -1,0 +1,59 @@
+"""The thin door to onnxsim: only ``simplify``, in a process of its own.
+
+onnxsim is native code that meets other people's models: a crash there must not be a crash here. The
+process also keeps its import (seconds, and a large package) out of ours.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxsep.errors import InputError
+from onnxsep.model import PROTOBUF_LIMIT_BYTES, load_model, weight_bytes
+
+# A model of this kind simplifies in seconds; what takes longer has lost its way.
+_TIME_LIMIT_SECONDS = 300
+
+
+def simplify_model(model: ir.Model) -> ir.Model:
+    """A simplified copy of ``model``, BatchNormalization left for our own pass.
+
+    Raises:
+        InputError: onnxsim failed, crashed or took too long.
+    """
+    if weight_bytes(model) >= PROTOBUF_LIMIT_BYTES:
+        raise InputError("models above 2 GB are not given to onnxsim")
+    with tempfile.TemporaryDirectory(prefix="onnxsep-") as folder:
+        source, result = Path(folder, "source.onnx"), Path(folder, "result.onnx")
+        source.write_bytes(ir.to_proto(model).SerializeToString())
+        command = [sys.executable, "-m", "onnxsep.simplifier", str(source), str(result)]
+        try:
+            done = subprocess.run(  # noqa: S603 - our own interpreter and files, no shell
+                command, capture_output=True, text=True, timeout=_TIME_LIMIT_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise InputError(f"onnxsim took more than {_TIME_LIMIT_SECONDS} s") from error
+        if done.returncode != 0 or not result.is_file():
+            lines = done.stderr.strip().splitlines()
+            last = lines[-1][:200] if lines else f"exit code {done.returncode}"
+            raise InputError(f"onnxsim failed: {last}")
+        return load_model(result)
+
+
+def _main(source: str, result: str) -> None:
+    import onnx
+    import onnxsim
+
+    simplified, agreed = onnxsim.simplify(onnx.load(source), skip_fuse_bn=True)
+    if not agreed:
+        raise SystemExit("its own check failed")
+    onnx.save(simplified, result)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,80 @@
+"""What each target takes and likes.
+
+So far a target decides one thing, the graph form in which r filters per channel are written. The
+data types of quantization, channel alignment and eligibility of other operators are not here yet,
+and targets for which nothing has been measured are not offered.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Literal
+
+from onnxsep.errors import ConfigurationError
+
+Repeat = Literal["concat", "multiplier"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One place where a model may run.
+
+    Attributes:
+        name: As on the command line.
+        title: For people.
+        repeat: How a depthwise convolution with r filters per channel is written: ``concat``
+            repeats the input r times in front of a plain depthwise convolution, ``multiplier``
+            is one convolution with r outputs per group.
+        measured_here: Whether a latency taken on this machine's CPU is one of this target.
+        why: The reason for ``repeat``.
+    """
+
+    name: str
+    title: str
+    repeat: Repeat
+    measured_here: bool
+    why: str
+
+
+_ALL = (
+    Target(
+        "cpu",
+        "ONNX Runtime on an x86-64 CPU",
+        "concat",
+        True,
+        "a depthwise convolution is fast only with one filter per channel: with two, 1.4-1.6 "
+        "times slower in float and up to 20 times in int8 than the same filters behind a Concat",
+    ),
+    Target(
+        "cpu-arm",
+        "ONNX Runtime on an ARM64 CPU",
+        "concat",
+        False,
+        "the depthwise kernels there take one filter per channel as well",
+    ),
+    Target(
+        "nnapi",
+        "Android's NNAPI",
+        "multiplier",
+        False,
+        "NNAPI's depthwise convolution has a channel multiplier of its own",
+    ),
+)
+TARGETS = {target.name: target for target in _ALL}
+
+
+def get_target(name: str) -> Target:
+    """The target called ``name``.
+
+    Raises:
+        ConfigurationError: There is none; names the nearest.
+    """
+    if name in TARGETS:
+        return TARGETS[name]
+    close = difflib.get_close_matches(name, TARGETS, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise ConfigurationError(
+        f"unknown target {name!r}: {hint}Known so far: {', '.join(TARGETS)} "
+        "(xnnpack, cuda and tensorrt are not supported yet)"
+    )
