@@ -19,7 +19,7 @@ from onnxsep.blas import blas_threads_for
 from onnxsep.calibrate import ActivationWalk, shifted_moments
 from onnxsep.convolution import ConvSite, find_convolutions
 from onnxsep.errors import FactorizationError
-from onnxsep.factorize import Fit, LayerProblem, fit_depthwise_pointwise
+from onnxsep.factorize import DepthwisePointwise, Fit, LayerProblem, fit_depthwise_pointwise
 from onnxsep.passes.base import Change, LossyPass, Refusal, RewriteResult
 from onnxsep.passes.lowering import replace_by_depthwise_pointwise
 from onnxsep.progress import Progress, Silence
@@ -156,7 +156,7 @@ class Separate(LossyPass):
         original: ir.Model,
         walks: tuple[ActivationWalk, ActivationWalk] | None,
         rank: int,
-    ) -> Fit:
+    ) -> Fit[DepthwisePointwise]:
         self._progress.step(site.name)
         if walks is None or self._calibration is None:
             problem = LayerProblem.weights_only(site.weight, site.bias)
@@ -173,7 +173,7 @@ class Separate(LossyPass):
         return fit_depthwise_pointwise(problem, [rank])[-1]
 
 
-def _change(site: ConvSite, fit: Fit) -> Change:
+def _change(site: ConvSite, fit: Fit[DepthwisePointwise]) -> Change:
     after = fit.factors.multiplications()
     return Change(
         site.name,
