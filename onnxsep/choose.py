@@ -13,7 +13,7 @@ from onnxsep.evaluation import Evaluation
 from onnxsep.passes.base import RewriteResult
 from onnxsep.plan import Candidate, LayerOptions, Plan
 from onnxsep.progress import Progress
-from onnxsep.quality import Quality
+from onnxsep.quality import Measure, Quality
 
 # A fit in network order recovers much of what dense equivalents fitted to the original's inputs
 # lose (on ResNet20 at rank 3: 0.9 points lost instead of 3.1), so these may exceed the budget.
@@ -22,6 +22,8 @@ _RECOVERY = 2.5
 _MOST_REWRITES = 5
 # A step along the plans is at most this part of them.
 _STRIDES = 8
+# Plans whose cost differs by less than this share of the original's are not worth a rewrite.
+_NEAR_ENOUGH = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,15 +124,16 @@ def most_daring_within(
         progress.stage(f"fitting {len(plan.ranks)} convolutions in order", len(plan.ranks))
         result = rewrite(plan)
         quality = evaluation.of(result.model)
-        progress.note(
-            f"cost {100 * plan.cost:.0f} %: {evaluation.measure.title} "
-            f"{quality.value:.2f} {evaluation.measure.unit}, {quality.drop:+.2f} lost"
-        )
+        progress.note(_account(plan, evaluation.measure, quality))
         if budget.holds(quality):
             best, low = Rewrite(plan, result, quality), index
         else:
             high = index
-        if high - low <= 1:
+        if high - low <= 1 or (
+            best is not None
+            and high < len(useful)
+            and useful[low].cost - useful[high].cost < _NEAR_ENOUGH
+        ):
             break
         middle = (low + high) // 2
         # Towards the border, but by no more than a stride on mere hope.
@@ -152,6 +155,11 @@ def with_dense_equivalents(model: ir.Model, chosen: dict[str, Candidate]) -> ir.
         site.node.replace_input_with(1, weight)
         site.node.replace_input_with(2, bias)
     return copy
+
+
+def _account(plan: Plan, measure: Measure, quality: Quality) -> str:
+    lost = f", {quality.drop:.2f} lost" if measure.has_drop else ""
+    return f"cost {100 * plan.cost:.0f} %: {measure.title} {quality.value:.2f} {measure.unit}{lost}"
 
 
 def _last_true(holds: Callable[[int], bool], count: int) -> int:

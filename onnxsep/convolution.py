@@ -127,7 +127,8 @@ def find_convolutions(graph: ir.Graph) -> tuple[list[ConvSite], list[ir.Node]]:
     """The Conv nodes of ``graph`` itself in topological order, subgraphs left out.
 
     Returns:
-        The sites, and the Conv nodes whose weight is no constant or no floating-point array.
+        The sites, and the Conv nodes whose weight is no constant or no floating-point array, or
+        whose attributes are malformed.
     """
     sites, others = [], []
     for node in graph:
@@ -155,7 +156,14 @@ def _read_site(node: ir.Node) -> ConvSite | None:
         if bias is None:
             return None
     group = node.attributes.get_int("group", 1)
-    if node.inputs[0] is None or not node.inputs[0].name or weight.shape[0] % group:
+    geometry = _read_geometry(node, weight.shape[2:])
+    if (
+        node.inputs[0] is None
+        or not node.inputs[0].name
+        or group < 1
+        or weight.shape[0] % group
+        or geometry is None
+    ):
         return None
     return ConvSite(
         node=node,
@@ -163,16 +171,21 @@ def _read_site(node: ir.Node) -> ConvSite | None:
         weight=weight,
         bias=bias,
         group=group,
-        geometry=_read_geometry(node, weight.shape[2:]),
+        geometry=geometry,
     )
 
 
-def _read_geometry(node: ir.Node, kernel: tuple[int, ...]) -> Geometry:
+def _read_geometry(node: ir.Node, kernel: tuple[int, ...]) -> Geometry | None:
+    """None where an attribute has not one entry (pads: two) per spatial dimension."""
     ones = (1,) * len(kernel)
+    strides = tuple(node.attributes.get_ints("strides", ones))
+    dilations = tuple(node.attributes.get_ints("dilations", ones))
     auto_pad = node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
+    flat = node.attributes.get_ints("pads", (0,) * (2 * len(kernel)))
+    if not 2 * len(strides) == 2 * len(dilations) == len(flat) == 2 * len(kernel):
+        return None
     pads: tuple[tuple[int, int], ...] | None
     if auto_pad == "NOTSET":
-        flat = node.attributes.get_ints("pads", [0] * (2 * len(kernel)))
         pads = tuple(zip(flat[: len(kernel)], flat[len(kernel) :], strict=True))
     elif auto_pad == "VALID":
         pads = ((0, 0),) * len(kernel)
@@ -180,8 +193,8 @@ def _read_geometry(node: ir.Node, kernel: tuple[int, ...]) -> Geometry:
         pads = None
     return Geometry(
         kernel=tuple(kernel),
-        strides=tuple(node.attributes.get_ints("strides", ones)),
-        dilations=tuple(node.attributes.get_ints("dilations", ones)),
+        strides=strides,
+        dilations=dilations,
         pads=pads,
         auto_pad=auto_pad,
     )

@@ -6,6 +6,7 @@ import dataclasses
 
 import onnx_ir as ir
 
+from onnxsep.convolution import find_convolutions
 from onnxsep.data import (
     Dataset,
     InputSpec,
@@ -20,17 +21,20 @@ from onnxsep.data import (
 from onnxsep.errors import InputError
 from onnxsep.evaluation import Batches, batches_of
 from onnxsep.options import Options
+from onnxsep.passes.separate import Calibration
+from onnxsep.plan import output_sizes
 from onnxsep.progress import Progress
 from onnxsep.runtime import Feeds
 
 # Of the user's data; the rest chooses the ranks.
 _FIT_SHARE = 0.75
-_MOST_SAMPLES = 1000
-# Drawn images cost time to draw; one large image holds as many patches as many small ones.
-_DRAWN_NUMBERS = 2**24
-_FEWEST_DRAWN, _MOST_DRAWN = 96, 1024
 # Drawn images for choosing cost nothing but time, and agreement needs many.
 _DRAWN_FIT_SHARE = 0.6
+# How many images are taken if nobody says: as many as so many multiplications pay for in one sweep
+# (about ten seconds on two cores; a run makes ten to thirty sweeps), within these bounds.
+_WORK = 4e11
+_FEWEST, _MOST = 200, 1000
+_FEWEST_DRAWN, _MOST_DRAWN = 24, 1000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,12 +80,13 @@ def gather_material(model: ir.Model, options: Options, progress: Progress) -> Ma
             specs,
             outputs=outputs,
             preprocessing=preprocessing,
-            samples=options.samples or _MOST_SAMPLES,
+            samples=options.samples
+            or _default_samples(model, specs, drawn=False, seed=options.seed),
             seed=options.seed,
         )
         share = _FIT_SHARE
     else:
-        count = options.samples or _drawn_count(specs)
+        count = options.samples or _default_samples(model, specs, drawn=True, seed=options.seed)
         progress.stage(f"drawing {count} images")
         dataset = draw_dataset(specs, preprocessing=preprocessing, samples=count, seed=options.seed)
         share = _DRAWN_FIT_SHARE
@@ -126,11 +131,16 @@ def _preprocessing(
     return find_normalisation(model, specs, seed=options.seed)
 
 
-def _drawn_count(specs: list[InputSpec]) -> int:
-    numbers = 1
-    for axis in specs[0].shape[1:]:
-        numbers *= axis if isinstance(axis, int) else 64
-    return min(max(_DRAWN_NUMBERS // max(numbers, 1), _FEWEST_DRAWN), _MOST_DRAWN)
+def _default_samples(model: ir.Model, specs: list[InputSpec], *, drawn: bool, seed: int) -> int:
+    """As many images as the network's size lets one sweep afford."""
+    trial = draw_dataset(specs, preprocessing=None, samples=static_batch(specs) or 1, seed=seed)
+    pixels = output_sizes(model, Calibration(batches_of(trial, static_batch(specs)), len(trial)))
+    work = sum(
+        pixels[site.output_name] * site.multiplications_per_pixel
+        for site in find_convolutions(model.graph)[0]
+    )
+    fewest, most = (_FEWEST_DRAWN, _MOST_DRAWN) if drawn else (_FEWEST, _MOST)
+    return int(min(max(_WORK / max(work, 1), fewest), most))
 
 
 def _describe(dataset: Dataset, how: str) -> str:

@@ -195,7 +195,6 @@ def _separate(
     plans = order_plans(layers)
     best = most_daring_within(cleaned, layers, plans, rewrite, selection, budget, progress)
     if best is None:
-        # The most careful plan rewrites nothing and carries every layer's reason.
         nothing = rewrite(plans[0])
         facts.add(Separate, nothing)
         return nothing.model

@@ -36,7 +36,7 @@ _MISALIGNED_DENSE = 1.4
 # A layer that is predicted to gain less than this is not worth its loss of quality.
 LEAST_GAIN = 1.15
 # Prices of error, from nothing is worth any error to everything is.
-_PRICES = np.geomspace(100.0, 0.01, 400)
+_PRICES = np.geomspace(1e4, 1e-2, 600)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +149,13 @@ def output_sizes(model: ir.Model, calibration: Calibration) -> dict[str, int]:
 
 
 def order_plans(options: Sequence[LayerOptions]) -> list[Plan]:
-    """Different plans from careful to daring, each the best trade at one price of error."""
+    """Different plans from careful to daring, each the best trade at one price of error.
+
+    The first rewrites nothing and holds every layer's reason to stay as it is.
+    """
     total = sum(option.cost for option in options) or 1.0
-    plans: list[Plan] = []
+    reasons = {option.site.name: option.refusal or _over_budget(option) for option in options}
+    plans = [Plan({}, 1.0, reasons)]
     for price in _PRICES:
         ranks: dict[str, int] = {}
         refusals: dict[str, Refusal] = {}
@@ -172,8 +176,8 @@ def order_plans(options: Sequence[LayerOptions]) -> list[Plan]:
                 cost += best.cost
                 continue
             cost += keep
-            refusals[option.site.name] = option.refusal or _over_budget(option)
-        if not plans or plans[-1].ranks != ranks:
+            refusals[option.site.name] = reasons[option.site.name]
+        if plans[-1].ranks != ranks:
             plans.append(Plan(ranks, cost / total, refusals))
     return plans
 

@@ -66,27 +66,34 @@ def run(session: onnxruntime.InferenceSession, feeds: Feeds, *, label: str) -> l
         InputError: The data do not fit the model, or an operator fails on them.
     """
     try:
-        return list(session.run(None, dict(feeds)))
+        # onnxruntime takes no NumPy scalars, which is what indexing makes of single values.
+        return list(session.run(None, {name: np.asarray(value) for name, value in feeds.items()}))
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise InputError(f"{label} fails on the data: {first_line(error)}") from error
 
 
-def cut_model(
-    model: ir.Model, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
-) -> ir.Model:
-    """The part of the main graph that computes ``outputs`` from ``inputs``, as a model of its own.
+def cut_model(model: ir.Model, examples: Sequence[Feeds], outputs: Sequence[str]) -> ir.Model:
+    """The part of the main graph that computes ``outputs`` from inputs, as a model of its own.
 
     Args:
         model: Left unchanged; its weights are shared, not copied.
-        inputs: Any values of the main graph, each with an example array for its type and shape.
-            The first axis is the batch and stays free.
-        outputs: Any values of the main graph that depend on nothing but ``inputs``.
+        examples: One array or more for each input, any values of the main graph: they give type
+            and shape. The first axis is the batch and stays free, and so does every other in which
+            the examples differ.
+        outputs: Any values of the main graph that depend on nothing but the inputs.
     """
-    graph = ir.convenience.extract(model.graph, list(inputs), outputs)
+    graph = ir.convenience.extract(model.graph, list(examples[0]), outputs)
     for value in graph.inputs:
-        example = inputs[value.name or ""]
-        value.dtype = ir.DataType.from_numpy(example.dtype)
-        value.shape = ir.Shape(["batch", *example.shape[1:]] if example.ndim else [])
+        arrays = [example[value.name or ""] for example in examples]
+        shapes = {array.shape for array in arrays}
+        value.dtype = ir.DataType.from_numpy(arrays[0].dtype)
+        # Without names: where two sizes share one, onnxruntime reuses memory as if they were equal.
+        value.shape = ir.Shape(
+            [
+                sizes[0] if axis > 0 and len(set(sizes)) == 1 else None
+                for axis, sizes in enumerate(zip(*shapes, strict=True))
+            ]
+        )
     return ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
 
 

@@ -47,7 +47,7 @@ class ActivationWalk:
         self._batches = batches
         self._threads = threads
         self._memory_limit = memory_limit
-        self._kept: list[dict[str, np.ndarray]] | None = None
+        self._kept: list[Feeds] | None = None
 
     def step(self, wanted: Sequence[str], *, cut_before: ir.Node | None) -> Iterator[Feeds]:
         """Values ``wanted`` for every batch; the walk then stands in front of ``cut_before``.
@@ -63,7 +63,7 @@ class ActivationWalk:
         source = self._batches if self._kept is None else self._kept
         session = None
         computed: list[str] = []
-        kept: list[dict[str, np.ndarray]] = []
+        kept: list[Feeds] = []
         kept_bytes = 0
         keep = cut_before is not None
         for feeds in source:
@@ -71,10 +71,10 @@ class ActivationWalk:
                 targets = list(dict.fromkeys([*wanted, *alive]))
                 computed = [name for name in targets if name not in feeds]
                 if computed:
-                    part = cut_model(self._model, dict(feeds), computed)
-                    # A value that nothing needs any more is no input of the part.
+                    part = cut_model(self._model, self._kept or [feeds], computed)
                     session = make_session(part, threads=self._threads)
-            values = dict(feeds)
+            # A scalar that was taken out of an array is no array any more.
+            values = {name: np.asarray(value) for name, value in feeds.items()}
             if session is not None:
                 outputs = run(session, feeds, label="the model")
                 values.update(zip(computed, outputs, strict=True))
@@ -126,4 +126,4 @@ def _all_inputs(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
 
 def _is_random(node: ir.Node) -> bool:
     # Computed twice, a random value would be two values.
-    return node.op_type.startswith("Random")
+    return node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial")

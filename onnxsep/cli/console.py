@@ -47,17 +47,6 @@ class PlainProgress:
         self._steps = steps
         self._started = time.monotonic()
 
-    def __enter__(self) -> PlainProgress:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        pass
-
     def stage(self, title: str, total: int = 0) -> None:
         """Print the title."""
         del total

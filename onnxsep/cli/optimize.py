@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 _HELP = """Rewrite standard convolutions into separable ones, fold BatchNormalization, and verify.
 
-Without --data, images are drawn and quality is measured on these; with it, the result is fitted to
-what the network sees, which keeps far more of its quality.
+Without --data, images are drawn and quality is measured on these; \
+with it, the result is fitted to what the network really sees.
 
 [bold]Examples[/bold]
 
@@ -24,12 +25,12 @@ what the network sees, which keeps far more of its quality.
 
   onnxsep optimize model.onnx --data photos/ --preset imagenet --max-drop 0.5
 
-  onnxsep optimize model.onnx --data train.npz --test-data test.npz --report report.json
+  onnxsep optimize model.onnx --data train.npz --test-data test.npz
 
   onnxsep optimize model.onnx --passes simplify,fold_batchnorm -o clean.onnx
 
-Exit codes: 0 done and within the budget, 2 bad option, 3 bad model or data, 4 budget not reachable,
-5 verification failed, 6 result not writable, 130 interrupted.
+Exit codes: 0 done and within the budget, 2 bad option, 3 bad model or data, \
+4 budget not reachable, 5 verification failed, 6 result not writable, 130 interrupted.
 """
 
 _DATA = "Data"
@@ -170,7 +171,7 @@ def optimize_command(
     from onnxsep.model import default_output_path
     from onnxsep.optimize import optimize
     from onnxsep.options import Options, check_report
-    from onnxsep.progress import Silence
+    from onnxsep.progress import Progress, Silence
     from onnxsep.quality import load_metric
     from onnxsep.report.record import write_record
     from onnxsep.report.terminal import print_record
@@ -194,15 +195,22 @@ def optimize_command(
         threads=threads,
         seed=seed,
     )
-    run = {"output": None if dry_run else destination, "force": force}
-    if quiet:
-        result = optimize(model, options, progress=Silence(), **run)
-    elif sys.stderr.isatty() and not verbose:
-        with LiveProgress(make_console(stderr=True, color=not no_color)) as live:
-            result = optimize(model, options, progress=live, **run)
-    else:
-        with PlainProgress(steps=verbose) as plain:
-            result = optimize(model, options, progress=plain, **run)
+    with contextlib.ExitStack() as stack:
+        listener: Progress
+        if quiet:
+            listener = Silence()
+        elif sys.stderr.isatty() and not verbose:
+            terminal = make_console(stderr=True, color=not no_color)
+            listener = stack.enter_context(LiveProgress(terminal))
+        else:
+            listener = PlainProgress(steps=verbose)
+        result = optimize(
+            model,
+            options,
+            output=None if dry_run else destination,
+            force=force,
+            progress=listener,
+        )
     if report is not None:
         write_record(result.record, report)
     if json:
