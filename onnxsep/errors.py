@@ -48,3 +48,9 @@ class FactorizationError(OnnxsepError):
     """The arrays given to a solver admit no sensible result (NaN, wrong shapes, no samples)."""
 
     exit_code = 3
+
+
+class InterruptedRun(OnnxsepError):
+    """The user pressed Ctrl-C; what was begun is undone."""
+
+    exit_code = 130

@@ -275,7 +275,7 @@ def _verify(
         )
         if not budget.holds(quality):
             raise VerificationError(
-                f"on {quality.samples} images that nothing had seen, {quality.drop:.2f} "
+                f"on {quality.samples} images that no fit had seen, {quality.drop:.2f} "
                 f"{measure.unit} of {measure.title} are lost ({quality.worst_snr_db:.1f} dB), but "
                 f"the budget is {budget.describe()}; give more --data or raise --max-drop; "
                 "nothing was written"

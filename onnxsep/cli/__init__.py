@@ -8,8 +8,6 @@ from onnxsep.cli.app import app
 from onnxsep.cli.console import print_error
 from onnxsep.errors import OnnxsepError
 
-_INTERRUPTED = 130
-
 
 def main() -> None:
     """Entry point of the ``onnxsep`` command."""
@@ -21,11 +19,6 @@ def main() -> None:
             raise
         print_error(str(error))
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        print_error("interrupted; nothing was written")
-        raise SystemExit(_INTERRUPTED) from None
     except MemoryError:
         if debug:
             raise

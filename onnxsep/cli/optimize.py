@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnxsep.errors import ConfigurationError
+from onnxsep.errors import ConfigurationError, InterruptedRun
 
 if TYPE_CHECKING:
     from onnxsep.data import Preprocessing
@@ -204,13 +204,17 @@ def optimize_command(
             listener = stack.enter_context(LiveProgress(terminal))
         else:
             listener = PlainProgress(steps=verbose)
-        result = optimize(
-            model,
-            options,
-            output=None if dry_run else destination,
-            force=force,
-            progress=listener,
-        )
+        try:
+            result = optimize(
+                model,
+                options,
+                output=None if dry_run else destination,
+                force=force,
+                progress=listener,
+            )
+        except KeyboardInterrupt as interrupt:
+            # Typer would end the run without a word.
+            raise InterruptedRun("interrupted; nothing was written") from interrupt
     if report is not None:
         write_record(result.record, report)
     if json:

@@ -1,0 +1,357 @@
+"""Separation against its own dense equivalent, in every geometry, and every reason to refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxsep.convolution import find_convolutions
+from onnxsep.passes.separate import Calibration, Separate
+from onnxsep.targets import TARGETS
+
+from .helpers import (
+    assert_same_model,
+    interface,
+    largest_relative_difference,
+    model_from_text,
+    operators,
+    run,
+    seeded_feeds,
+)
+
+# A fit at full rank solves a system of normal equations, which squares the rounding.
+EXACT = 2e-4
+
+
+def one_conv(
+    attributes: str = "pads = [1, 1, 1, 1]",
+    *,
+    shape: tuple[int, ...] = (12, 8, 3, 3),
+    size: tuple[int, ...] = (9, 8),
+    bias: bool = True,
+    seed: int = 0,
+) -> ir.Model:
+    generator = np.random.default_rng(seed)
+    spatial = ", ".join(str(extent) for extent in size)
+    inputs = f"x, W{', B' if bias else ''}"
+    free = ", ".join(f"s{axis}" for axis in range(len(size)))
+    text = f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        agraph (float[batch, {shape[1]}, {spatial}] x) => (float[batch, {shape[0]}, {free}] y) {{
+            [conv] y = Conv <{attributes}> ({inputs})
+        }}
+    """
+    arrays = {"W": generator.standard_normal(shape).astype(np.float32)}
+    if bias:
+        arrays["B"] = generator.standard_normal(shape[0]).astype(np.float32)
+    return model_from_text(text, **arrays)
+
+
+def calibration_for(model: ir.Model, *, batches: int = 3, batch: int = 4) -> Calibration:
+    feeds = [seeded_feeds(model, seed=seed, free={"batch": batch}) for seed in range(batches)]
+    return Calibration(feeds, batches * batch, threads=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    id: str
+    attributes: str
+    shape: tuple[int, ...] = (12, 8, 3, 3)
+    size: tuple[int, ...] = (9, 8)
+    bias: bool = True
+
+
+CASES = [
+    Case("same padding", "pads = [1, 1, 1, 1]"),
+    Case("no padding, no bias", "group = 1", bias=False),
+    Case("asymmetric padding", "pads = [0, 2, 1, 0]"),
+    Case("stride 2", "pads = [1, 1, 1, 1], strides = [2, 2]"),
+    Case("unequal strides", "pads = [1, 1, 1, 1], strides = [2, 1]"),
+    Case("dilation", "pads = [2, 2, 2, 2], dilations = [2, 2]"),
+    Case("SAME_UPPER", 'auto_pad = "SAME_UPPER", strides = [2, 2]'),
+    Case("SAME_LOWER", 'auto_pad = "SAME_LOWER", strides = [2, 2]'),
+    Case("VALID", 'auto_pad = "VALID"'),
+    Case("even kernel", "pads = [0, 1, 1, 0]", shape=(6, 8, 2, 4)),
+    Case("7x7", "pads = [3, 3, 3, 3]", shape=(60, 8, 7, 7)),
+    Case("1x3", "pads = [0, 1, 0, 1]", shape=(12, 8, 1, 3)),
+    Case("1-D", "pads = [1, 1]", shape=(12, 8, 3), size=(17,)),
+    Case("3-D", "pads = [1, 0, 1, 0, 1, 0]", shape=(5, 8, 2, 3, 2), size=(4, 5, 4)),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_full_rank_is_exact(case: Case) -> None:
+    model = one_conv(case.attributes, shape=case.shape, size=case.size, bias=case.bias)
+    original = model.clone()
+    full = min(case.shape[0], math.prod(case.shape[2:]))
+    result = Separate({"conv": full}, calibration_for(model, batches=8, batch=16))(model)
+    assert [change.code for change in result.changes] == ["separated"]
+    assert "Conv" in operators(model)
+    assert interface(model) == interface(original)
+    assert largest_relative_difference(original, model, seeded_feeds(model, seed=99)) < EXACT
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_low_rank_equals_its_dense_equivalent(case: Case, rank: int) -> None:
+    model = one_conv(case.attributes, shape=case.shape, size=case.size, bias=case.bias)
+    dense = model.clone()
+    Separate({"conv": rank}, calibration_for(model))(model)
+    sites = {site.name: site for site in find_convolutions(model.graph)[0]}
+    depthwise = sites["conv/depthwise"].weight  # (r·C, 1, *kernel), copies of the input in turn
+    pointwise = sites["conv/pointwise"]
+    channels = case.shape[1]
+    mixing = pointwise.weight.reshape(case.shape[0], rank, channels)
+    filters = depthwise.reshape(rank, channels, -1)
+    weight = np.einsum("nrc,rck->nck", mixing, filters).reshape(case.shape)
+    dense.graph.initializers["W"].const_value = ir.tensor(weight.astype(np.float32))
+    conv = next(iter(dense.graph))
+    conv.resize_inputs(3)
+    bias = ir.Value(name="bias", const_value=ir.tensor(pointwise.bias))
+    dense.graph.register_initializer(bias)
+    conv.replace_input_with(2, bias)
+    assert largest_relative_difference(dense, model, seeded_feeds(model, seed=5)) < 1e-5
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    kernel=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    stride=st.integers(1, 3),
+    dilation=st.integers(1, 2),
+    pads=st.lists(st.integers(0, 3), min_size=6, max_size=6),
+    outputs=st.integers(2, 9),
+    seed=st.integers(0, 99),
+)
+def test_any_geometry_is_exact_at_full_rank(
+    kernel: list[int], stride: int, dilation: int, pads: list[int], outputs: int, seed: int
+) -> None:
+    axes = len(kernel)
+    attributes = (
+        f"strides = {[stride] * axes}, dilations = {[dilation] * axes}, pads = {pads[: 2 * axes]}"
+    )
+    size = tuple(dilation * (extent - 1) + 3 for extent in kernel)
+    shape = (outputs, 8, *kernel)
+    model = one_conv(attributes, shape=shape, size=size, seed=seed)
+    original = model.clone()
+    full = min(outputs, math.prod(kernel))
+    result = Separate({"conv": full}, None)(model)
+    if math.prod(kernel) == 1:
+        assert [refusal.code for refusal in result.refusals] == ["pointwise"]
+        return
+    assert [change.code for change in result.changes] == ["separated"]
+    assert largest_relative_difference(original, model) < 1e-5
+
+
+def test_data_make_the_fit_better() -> None:
+    model = one_conv(shape=(16, 8, 3, 3))
+    mixing = np.random.default_rng(3).standard_normal((8, 8)).astype(np.float32) ** 3
+
+    def correlated(seed: int) -> dict[str, np.ndarray]:
+        noise = seeded_feeds(model, seed=seed, free={"batch": 8})["x"]
+        smooth = noise + np.roll(noise, 1, 2) + np.roll(noise, 1, 3)
+        return {"x": np.einsum("dc,bchw->bdhw", mixing, smooth).astype(np.float32)}
+
+    feeds = [correlated(seed) for seed in range(6)]
+    held_out = correlated(77)
+    expected = run(model, held_out)[0]
+    errors = []
+    for calibration in (None, Calibration(feeds, 48, threads=1)):
+        candidate = model.clone()
+        Separate({"conv": 1}, calibration)(candidate)
+        difference = run(candidate, held_out)[0] - expected
+        errors.append(float(np.mean(difference**2) / np.var(expected)))
+    assert errors[1] < 0.6 * errors[0]
+
+
+CHAIN = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    agraph (float[batch, 8, 10, 10] x) => (float[batch, 12, 10, 10] y, float[batch, 8, 10, 10] mid)
+    {
+        [first] mid = Conv <pads = [1, 1, 1, 1]> (x, W1, B1)
+        a = Relu (mid)
+        [second] b = Conv <pads = [1, 1, 1, 1]> (a, W2)
+        s = Add (b, a)
+        [third] y = Conv <pads = [1, 1, 1, 1]> (s, W3)
+    }
+"""
+
+
+def chain() -> ir.Model:
+    generator = np.random.default_rng(1)
+
+    def normal(*shape: int) -> np.ndarray:
+        return generator.standard_normal(shape).astype(np.float32)
+
+    return model_from_text(
+        CHAIN, W1=normal(8, 8, 3, 3), B1=normal(8), W2=normal(8, 8, 3, 3), W3=normal(12, 8, 3, 3)
+    )
+
+
+def test_later_layers_are_fitted_to_what_earlier_rewrites_feed_them() -> None:
+    ranks = {"first": 2, "second": 2, "third": 2}
+    calibration = calibration_for(chain(), batches=8, batch=16)
+    held_out = seeded_feeds(chain(), seed=1234, free={"batch": 32})
+    expected = run(chain(), held_out)[0]
+
+    together = chain()
+    Separate(ranks, calibration)(together)
+    apart = chain()
+    # Each layer alone on the original's inputs, then all put together.
+    for name in ranks:
+        single = chain()
+        Separate({name: 2}, calibration)(single)
+        _take_over(apart, single, name)
+    errors = [
+        float(np.mean((run(model, held_out)[0] - expected) ** 2)) for model in (together, apart)
+    ]
+    assert errors[0] < errors[1]
+
+
+def _take_over(model: ir.Model, donor: ir.Model, name: str) -> None:
+    sites = {site.name: site for site in find_convolutions(donor.graph)[0]}
+    depthwise, pointwise = sites[f"{name}/depthwise"], sites[f"{name}/pointwise"]
+    own = next(site for site in find_convolutions(model.graph)[0] if site.name == name)
+    rank = depthwise.group // own.in_channels
+    weight = np.einsum(
+        "nrc,rck->nck",
+        pointwise.weight.reshape(own.out_channels, rank, own.in_channels),
+        depthwise.weight.reshape(rank, own.in_channels, -1),
+    ).reshape(own.weight.shape)
+    value = ir.Value(name=f"{name}_w", const_value=ir.tensor(weight.astype(np.float32)))
+    bias = ir.Value(name=f"{name}_b", const_value=ir.tensor(pointwise.bias))
+    for new in (value, bias):
+        model.graph.register_initializer(new)
+    own.node.resize_inputs(3)
+    own.node.replace_input_with(1, value)
+    own.node.replace_input_with(2, bias)
+
+
+def test_names_outside_stay_and_old_weights_go() -> None:
+    model = chain()
+    Separate({"first": 2, "third": 1}, calibration_for(model))(model)
+    assert [value.name for value in model.graph.outputs] == ["y", "mid"]
+    assert "W1" not in model.graph.initializers
+    assert "W2" in model.graph.initializers
+    names = [node.name for node in model.graph]
+    assert names == [
+        "first/repeat",
+        "first/depthwise",
+        "first/pointwise",
+        "",
+        "second",
+        "",
+        "third/depthwise",
+        "third/pointwise",
+    ]
+
+
+def test_shared_weight_stays_for_its_other_user() -> None:
+    model = model_from_text(
+        """
+        <ir_version: 8, opset_import: ["" : 17]>
+        agraph (float[batch, 8, 6, 6] x) => (float[batch, 8, 2, 2] y) {
+            [first] a = Conv (x, W)
+            [second] y = Conv (a, W)
+        }
+        """,
+        W=np.random.default_rng(0).standard_normal((8, 8, 3, 3)).astype(np.float32),
+    )
+    original = model.clone()
+    result = Separate({"first": 8}, calibration_for(model, batches=20, batch=16))(model)
+    assert [change.node for change in result.changes] == ["first"]
+    assert "W" in model.graph.initializers
+    assert largest_relative_difference(original, model) < EXACT
+
+
+def test_multiplier_form_computes_the_same() -> None:
+    concat, multiplier = one_conv(), one_conv()
+    Separate({"conv": 3}, calibration_for(concat))(concat)
+    Separate({"conv": 3}, calibration_for(concat), target=TARGETS["nnapi"])(multiplier)
+    assert "Concat" in operators(concat)
+    assert "Concat" not in operators(multiplier)
+    assert_same_model(concat, multiplier)
+
+
+def test_same_seed_same_bytes() -> None:
+    models = [chain(), chain()]
+    for model in models:
+        Separate({"first": 2, "second": 1}, calibration_for(model), seed=3)(model)
+    first, second = (ir.to_proto(model).SerializeToString(deterministic=True) for model in models)
+    assert first == second
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    id: str
+    code: str
+    shape: tuple[int, ...]
+    attributes: str = "group = 1"
+    channels: int = 8
+    weight: float = 1.0
+
+
+REFUSALS = [
+    Refused("pointwise", "pointwise", (12, 8, 1, 1)),
+    Refused("depthwise", "depthwise", (8, 1, 3, 3), "group = 8"),
+    Refused("grouped", "grouped", (12, 4, 3, 3), "group = 2"),
+    Refused("few channels", "too-few-channels", (12, 3, 3, 3), channels=3),
+    Refused("one output", "too-few-channels", (1, 8, 3, 3)),
+    Refused("NaN", "weight-not-finite", (12, 8, 3, 3), weight=float("nan")),
+]
+
+
+@pytest.mark.parametrize("case", REFUSALS, ids=lambda case: case.id)
+def test_refuses_with_a_reason_and_leaves_the_model_alone(case: Refused) -> None:
+    weight = np.full(case.shape, case.weight, np.float32)
+    model = model_from_text(
+        f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        agraph (float[1, {case.channels}, 5, 5] x) => (float[1, {case.shape[0]}, s, t] y) {{
+            [conv] y = Conv <{case.attributes}> (x, W)
+        }}
+        """,
+        W=weight,
+    )
+    before = ir.to_proto(model).SerializeToString(deterministic=True)
+    result = Separate({"conv": 1}, None)(model)
+    assert not result.modified
+    assert [(refusal.node, refusal.code) for refusal in result.refusals] == [("conv", case.code)]
+    assert result.refusals[0].reason
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+
+
+def test_computed_and_quantized_weights_are_refused() -> None:
+    model = model_from_text(
+        """
+        <ir_version: 8, opset_import: ["" : 17]>
+        agraph (float[1, 8, 5, 5] x, float[4, 8, 3, 3] V) => (float[1, 4, 3, 3] y,
+            float[1, 4, 3, 3] z) {
+            [fed] y = Conv (x, V)
+            W = DequantizeLinear <axis = 0> (Q, scale)
+            [quantized] z = Conv (x, W)
+        }
+        """,
+        Q=np.ones((4, 8, 3, 3), np.int8),
+        scale=np.ones(4, np.float32),
+    )
+    result = Separate({"fed": 1, "quantized": 1}, None)(model)
+    assert {refusal.node: refusal.code for refusal in result.refusals} == {
+        "fed": "weight-not-constant",
+        "quantized": "already-quantized",
+    }
+
+
+def test_nan_in_the_data_is_a_refusal_that_names_it() -> None:
+    model = one_conv()
+    feeds = seeded_feeds(model, free={"batch": 4})
+    feeds["x"][0, 0] = np.nan
+    result = Separate({"conv": 1}, Calibration([feeds], 4, threads=1))(model)
+    assert [refusal.code for refusal in result.refusals] == ["fit-failed"]
+    assert "NaN" in result.refusals[0].reason
+    assert not result.modified
