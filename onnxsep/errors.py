@@ -50,7 +50,7 @@ class FactorizationError(OnnxsepError):
     exit_code = 3
 
 
-class InterruptedRun(OnnxsepError):
+class InterruptedRunError(OnnxsepError):
     """The user pressed Ctrl-C; what was begun is undone."""
 
     exit_code = 130

@@ -126,7 +126,12 @@ class Evaluation:
         )
         dataset = self.batches.dataset
         return assess(
-            self.measure, self._outputs, outputs, labels=dataset.labels, targets=dataset.targets
+            self.measure,
+            self._outputs,
+            outputs,
+            labels=dataset.labels,
+            targets=dataset.targets,
+            samples=len(dataset),
         )
 
 

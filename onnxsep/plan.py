@@ -21,7 +21,7 @@ from onnxsep.convolution import ConvSite, find_convolutions
 from onnxsep.errors import FactorizationError
 from onnxsep.factorize import LayerProblem, fit_depthwise_pointwise
 from onnxsep.passes.base import Refusal
-from onnxsep.passes.separate import Calibration, why_not
+from onnxsep.passes.separate import Calibration, ridge_for, why_not
 from onnxsep.progress import Progress, Silence
 
 RANKS = (1, 2, 3, 4)
@@ -131,7 +131,10 @@ def layer_options(
             try:
                 with blas_threads_for(site.in_channels * site.taps):
                     moments = own_moments(walk, site, samples=calibration.samples, seed=seed)
-                    problem = LayerProblem.from_moments(site.weight, site.bias, moments)
+                    ridge = ridge_for(calibration.samples)
+                    problem = LayerProblem.from_moments(
+                        site.weight, site.bias, moments, ridge=ridge
+                    )
                     candidates = _candidates(site, pixels, problem)
             except FactorizationError as error:
                 refusal = Refusal(site.name, "fit-failed", str(error))

@@ -22,6 +22,7 @@ Kind = Literal["accuracy", "psnr", "metric", "agreement", "pixel-agreement", "sn
 Metric = Callable[[Outputs, np.ndarray | None, Outputs | None], float]
 
 # Signal-to-noise of two outputs that are equal to the last bit is infinite; JSON knows no infinity.
+# Its negative stands for outputs that cannot be compared: NaN, or another shape.
 SNR_CEILING_DB = 200.0
 # Fewer channels than this in a map are colours or coordinates, not classes.
 _FEWEST_MAP_CLASSES = 4
@@ -109,25 +110,26 @@ def choose_measure(
         class_maps: Outputs known to be class maps (behind a Softmax, say).
         label_offset: See `Measure`.
 
+    Several outputs may hold scores for the labels; the one with which the original is right most
+    often is meant by them.
+
     Raises:
-        InputError: Labels are given, but no output holds class scores for them.
+        InputError: Labels are given, but no output holds class scores for them; or targets, but no
+            output of that name and shape.
     """
     if metric is not None:
         return Measure("metric", "", "", metric=metric)
-    scores = [name for name, value in outputs.items() if _is_class_scores(value)]
     if labels is not None:
-        needed = int(labels.max()) + label_offset + 1
-        fitting = [name for name in scores if _classes(outputs[name]) >= needed]
-        if not fitting or int(labels.min()) + label_offset < 0:
-            shapes = ", ".join(f"'{name}' {value.shape}" for name, value in outputs.items())
-            raise InputError(
-                f"the labels need class scores for {needed} classes, but the outputs are {shapes}; "
-                "check the labels, or shift them with --label-offset"
-            )
-        return Measure("accuracy", fitting[0], "%", label_offset)
+        return Measure("accuracy", _scores_for(outputs, labels, label_offset), "%", label_offset)
     if targets is not None:
-        name = next(iter(targets))
+        name, target = next(iter(targets.items()))
+        if name not in outputs or outputs[name].shape != target.shape:
+            raise InputError(
+                f"the targets '{name}' have shape {target.shape}, but the outputs are "
+                f"{_shapes(outputs)}; give them in the shape of the output they belong to"
+            )
         return Measure("psnr", name, "dB")
+    scores = [name for name, value in outputs.items() if _is_class_scores(value)]
     maps = [name for name, value in outputs.items() if _is_class_map(value, name in class_maps)]
     # Of several outputs none may be left out, and top-1 has no meaning for all of them.
     if len(outputs) == 1 and scores:
@@ -144,9 +146,18 @@ def assess(
     *,
     labels: np.ndarray | None,
     targets: Outputs | None,
+    samples: int,
 ) -> Quality:
-    """Quality of ``outputs``, each array with all images along the first axis."""
-    count = len(next(iter(original.values())))
+    """Quality of ``outputs``, each array with all images along the first axis.
+
+    Args:
+        measure: What to look at.
+        original: The original's outputs.
+        outputs: The other model's, of the same names.
+        labels: (samples,) class indices, or None.
+        targets: Arrays like the outputs, by output name, or None.
+        samples: Number of images.
+    """
     snr = {name: signal_to_noise_db(original[name], outputs[name]) for name in original}
     error = 0.0
     match measure.kind:
@@ -158,12 +169,12 @@ def assess(
             after = _top1(outputs[measure.output]) == truth
             first, value = 100 * float(before.mean()), 100 * float(after.mean())
             changes = after.astype(float) - before
-            error = 100 * float(changes.std()) / math.sqrt(count)
+            error = 100 * float(changes.std()) / math.sqrt(len(changes))
         case "agreement" | "pixel-agreement":
             same = _top1(original[measure.output]) == _top1(outputs[measure.output])
-            per_image = same.reshape(count, -1).mean(axis=1)
+            per_image = same.reshape(len(same), -1).mean(axis=1)
             first, value = 100.0, 100 * float(per_image.mean())
-            error = 100 * float(per_image.std()) / math.sqrt(count)
+            error = 100 * float(per_image.std()) / math.sqrt(len(same))
         case "psnr":
             if targets is None:
                 raise ConfigurationError("PSNR needs targets, and these data have none")
@@ -175,33 +186,46 @@ def assess(
             value = _call_metric(measure, outputs, labels, targets)
         case "snr":
             first, value = SNR_CEILING_DB, min(snr.values())
-    return Quality(first, value, first - value, error, snr, count)
+    return Quality(first, value, first - value, error, snr, samples)
 
 
 def signal_to_noise_db(reference: np.ndarray, value: np.ndarray) -> float:
-    """10·log10 of the reference's power (about its mean) over the difference's power."""
-    if reference.dtype.kind not in "fc":
-        return SNR_CEILING_DB if np.array_equal(reference, value) else 0.0
-    reference = reference.astype(np.float64)
-    difference = reference - value.astype(np.float64)
-    noise = float(np.mean(difference**2))
-    # The constant part of a signal carries no information; a constant output has only that.
-    signal = float(np.var(reference)) or float(np.mean(reference**2))
+    """10·log10 of the reference's power (about its mean) over the difference's power.
+
+    Of integers, truth values and texts, the noise is the share that differs. NaN and infinity in
+    the same places count as equal.
+    """
+    if reference.shape != value.shape:
+        return -SNR_CEILING_DB
+    if reference.dtype.kind != "f":
+        noise, signal = float(np.mean(reference != value)) if reference.size else 0.0, 1.0
+    else:
+        reference, value = reference.astype(np.float64), value.astype(np.float64)
+        finite = np.isfinite(reference)
+        if not np.array_equal(reference[~finite], value[~finite], equal_nan=True):
+            return -SNR_CEILING_DB
+        reference, value = reference[finite], value[finite]
+        if not reference.size:
+            return SNR_CEILING_DB
+        noise = float(np.mean((reference - value) ** 2))
+        # The constant part of a signal carries no information; a constant output has only that.
+        signal = float(np.var(reference)) or float(np.mean(reference**2))
     if not math.isfinite(noise):
         return -SNR_CEILING_DB
     if noise <= signal * 10 ** (-SNR_CEILING_DB / 10):
         return SNR_CEILING_DB
-    return 10 * math.log10(signal / noise) if signal else -SNR_CEILING_DB
+    return max(10 * math.log10(signal / noise), -SNR_CEILING_DB) if signal else -SNR_CEILING_DB
 
 
 def peak_signal_to_noise_db(truth: np.ndarray, value: np.ndarray) -> float:
     """Mean over images of 10·log10(peak² / mean squared error); values are clipped to the range.
 
-    The peak is 255 where the targets exceed 1.5, else 1.
+    The peak is 255 where the targets exceed 1.5, else 1. An image with NaN is as wrong as can be.
     """
     peak = 255.0 if float(truth.max()) > 1.5 else 1.0
     clipped = np.clip(value.astype(np.float64), 0, peak)
     errors = ((clipped - truth) ** 2).reshape(len(truth), -1).mean(axis=1)
+    errors = np.nan_to_num(errors, nan=peak**2)
     return float(np.mean(10 * np.log10(peak**2 / np.maximum(errors, 1e-20 * peak**2))))
 
 
@@ -223,8 +247,10 @@ def load_metric(reference: str) -> Metric:
         sys.path.insert(0, folder)
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"--metric {reference}: {error}") from error
+    except Exception as error:  # the user's module may raise anything
+        raise ConfigurationError(
+            f"--metric {reference}: {type(error).__name__}: {error}"
+        ) from error
     finally:
         if added:
             sys.path.remove(folder)
@@ -247,6 +273,32 @@ def _call_metric(
     if not math.isfinite(value):
         raise ConfigurationError(f"the metric function returned {value}, not a finite number")
     return value
+
+
+def _scores_for(outputs: Outputs, labels: np.ndarray, label_offset: int) -> str:
+    """Name of the output whose class scores the labels belong to."""
+    truth = labels + label_offset
+    if int(truth.min()) < 0:
+        raise InputError(
+            f"the labels begin at {int(labels.min())}, but the first class is 0; "
+            "check the labels, or shift them with --label-offset"
+        )
+    needed = int(truth.max()) + 1
+    fitting = [
+        name
+        for name, value in outputs.items()
+        if _is_class_scores(value) and _classes(value) >= needed and len(value) == len(labels)
+    ]
+    if not fitting:
+        raise InputError(
+            f"the labels need class scores for {needed} classes and {len(labels)} images, but the "
+            f"outputs are {_shapes(outputs)}; check the labels, or shift them with --label-offset"
+        )
+    return max(fitting, key=lambda name: float(np.mean(_top1(outputs[name]) == truth)))
+
+
+def _shapes(outputs: Outputs) -> str:
+    return ", ".join(f"'{name}' {value.shape}" for name, value in outputs.items())
 
 
 def _squeezed(value: np.ndarray) -> np.ndarray:
@@ -273,8 +325,18 @@ def _is_class_map(value: np.ndarray, known: bool) -> bool:
         and value.dtype.kind == "f"
         and value.shape[1] >= (2 if known else _FEWEST_MAP_CLASSES)
         and value.size > value.shape[0] * value.shape[1]
+        and not _is_channels_last(value)
     )
 
 
+def _is_channels_last(value: np.ndarray) -> bool:
+    """Whether the last axis looks like that of classes or colours: so few, or of a square map."""
+    *others, last = value.shape[1:]
+    is_square = all(size == others[0] for size in others)
+    return last < min(_FEWEST_MAP_CLASSES, *others) or (is_square and last != others[0])
+
+
 def _top1(value: np.ndarray) -> np.ndarray:
-    return np.argmax(_squeezed(value), axis=1)
+    """Index of the largest score; -1, which is no class, where one of them is NaN."""
+    scores = _squeezed(value)
+    return np.where(np.isnan(scores).any(axis=1), -1, np.argmax(scores, axis=1))

@@ -18,6 +18,9 @@ from onnxsep.model import PROTOBUF_LIMIT_BYTES, load_model, weight_bytes
 
 # A model of this kind simplifies in seconds; what takes longer has lost its way.
 _TIME_LIMIT_SECONDS = 300
+# Constants that folding may blow up a smaller one to (onnxsim's own limit is 1.5 GB a piece).
+_LARGEST_EXPANSION = "1MB"
+_LONGEST_REASON = 200
 
 
 def simplify_model(model: ir.Model) -> ir.Model:
@@ -28,28 +31,44 @@ def simplify_model(model: ir.Model) -> ir.Model:
     """
     if weight_bytes(model) >= PROTOBUF_LIMIT_BYTES:
         raise InputError("models above 2 GB are not given to onnxsim")
-    with tempfile.TemporaryDirectory(prefix="onnxsep-") as folder:
-        source, result = Path(folder, "source.onnx"), Path(folder, "result.onnx")
-        source.write_bytes(ir.to_proto(model).SerializeToString())
-        command = [sys.executable, "-m", "onnxsep.simplifier", str(source), str(result)]
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="onnxsep-") as folder:
+            source, result = Path(folder, "source.onnx"), Path(folder, "result.onnx")
+            source.write_bytes(ir.to_proto(model).SerializeToString())
+            # -P: modules that lie in the current folder are not ours.
+            command = [sys.executable, "-P", "-m", "onnxsep.simplifier", str(source), str(result)]
             done = subprocess.run(  # noqa: S603 - our own interpreter and files, no shell
-                command, capture_output=True, text=True, timeout=_TIME_LIMIT_SECONDS, check=False
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_TIME_LIMIT_SECONDS,
+                check=False,
             )
-        except subprocess.TimeoutExpired as error:
-            raise InputError(f"onnxsim took more than {_TIME_LIMIT_SECONDS} s") from error
-        if done.returncode != 0 or not result.is_file():
-            lines = done.stderr.strip().splitlines()
-            last = lines[-1][:200] if lines else f"exit code {done.returncode}"
-            raise InputError(f"onnxsim failed: {last}")
-        return load_model(result)
+            if done.returncode != 0 or not result.is_file():
+                raise InputError(f"onnxsim failed: {_reason(done)}")
+            return load_model(result)
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"onnxsim took more than {_TIME_LIMIT_SECONDS} s") from error
+    except OSError as error:
+        raise InputError(f"onnxsim could not be run: {error.strerror or error}") from error
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line of what it said, or how it ended."""
+    if done.returncode < 0:
+        return f"it crashed (signal {-done.returncode})"
+    lines = done.stderr.strip().splitlines()
+    return lines[-1][:_LONGEST_REASON] if lines else f"exit code {done.returncode}"
 
 
 def _main(source: str, result: str) -> None:
     import onnx
     import onnxsim
 
-    simplified, agreed = onnxsim.simplify(onnx.load(source), skip_fuse_bn=True)
+    simplified, agreed = onnxsim.simplify(
+        onnx.load(source), skip_fuse_bn=True, tensor_size_threshold=_LARGEST_EXPANSION
+    )
     if not agreed:
         raise SystemExit("its own check failed")
     onnx.save(simplified, result)

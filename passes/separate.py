@@ -19,16 +19,24 @@ from onnxsep.blas import blas_threads_for
 from onnxsep.calibrate import ActivationWalk, shifted_moments
 from onnxsep.convolution import ConvSite, find_convolutions
 from onnxsep.errors import FactorizationError
-from onnxsep.factorize import DepthwisePointwise, Fit, LayerProblem, fit_depthwise_pointwise
+from onnxsep.factorize import (
+    DEFAULT_RIDGE,
+    DepthwisePointwise,
+    Fit,
+    LayerProblem,
+    fit_depthwise_pointwise,
+)
 from onnxsep.passes.base import Change, LossyPass, Refusal, RewriteResult
 from onnxsep.passes.lowering import replace_by_depthwise_pointwise
 from onnxsep.progress import Progress, Silence
 from onnxsep.runtime import Feeds
+from onnxsep.surroundings import find_surroundings
 from onnxsep.targets import TARGETS, Target
 
 # With fewer input channels the depthwise filters have next to nothing to share, and the repeated
 # input misses every blocked layout.
 FEWEST_CHANNELS = 8
+_STRONGEST_RIDGE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +52,15 @@ class Calibration:
     batches: Iterable[Feeds]
     samples: int
     threads: int = 0
+
+
+def ridge_for(samples: int) -> float:
+    """How strongly fits on so many images are held to the original weights.
+
+    Chosen on ResNet20 and SimpNet-300k at rank 2 from 8 to 1,000 images: with 8 images 0.1 keeps
+    10 to 16 points of accuracy more than 0.0001, with 1,000 it makes no difference.
+    """
+    return min(max(1.0 / samples, DEFAULT_RIDGE), _STRONGEST_RIDGE)
 
 
 def why_not(site: ConvSite) -> Refusal | None:
@@ -161,15 +178,18 @@ class Separate(LossyPass):
         if walks is None or self._calibration is None:
             problem = LayerProblem.weights_only(site.weight, site.bias)
         else:
-            moments = shifted_moments(
+            surroundings = find_surroundings(site.node)
+            moments, _ = shifted_moments(
                 *walks,
                 original_site,
                 site,
                 original.graph,
+                shortcut=surroundings.shortcut,
                 samples=self._calibration.samples,
                 seed=self._seed,
             )
-            problem = LayerProblem.from_moments(site.weight, site.bias, moments)
+            ridge = ridge_for(self._calibration.samples)
+            problem = LayerProblem.from_moments(site.weight, site.bias, moments, ridge=ridge)
         return fit_depthwise_pointwise(problem, [rank])[-1]
 
 

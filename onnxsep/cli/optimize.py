@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnxsep.errors import ConfigurationError, InterruptedRun
+from onnxsep.errors import ConfigurationError, InterruptedRunError
 
 if TYPE_CHECKING:
     from onnxsep.data import Preprocessing
@@ -214,7 +214,7 @@ def optimize_command(
             )
         except KeyboardInterrupt as interrupt:
             # Typer would end the run without a word.
-            raise InterruptedRun("interrupted; nothing was written") from interrupt
+            raise InterruptedRunError("interrupted; nothing was written") from interrupt
     if report is not None:
         write_record(result.record, report)
     if json:
