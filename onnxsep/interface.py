@@ -36,7 +36,8 @@ def restore_interface(model: ir.Model, reference: ir.Model) -> None:
         (list(model.graph.outputs), list(reference.graph.outputs)),
     ):
         for value, declared in zip(own, other, strict=True):
-            value.type, value.shape = declared.type, declared.shape
+            value.type = declared.type
+            value.shape = None if declared.shape is None else declared.shape.copy()
 
 
 def _fed_inputs(model: ir.Model) -> list[ir.Value]:

@@ -67,7 +67,7 @@ def compare_latency(
     feeds: Feeds,
     *,
     threads: int = 1,
-    seconds: float = 3.0,
+    seconds: float = 2.0,
     most_rounds: int = 400,
 ) -> Comparison:
     """Run both in turn on the CPU provider for about ``seconds`` and compare.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -124,6 +125,8 @@ def save_model(model: ir.Model, path: str | Path) -> list[Path]:
                 temporary.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
             return [path]
         data_path = path.with_name(path.name + ".data")
+        _require_replaceable(path)
+        _require_replaceable(data_path)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=_TEMPORARY_PREFIX) as folder:
             written = Path(folder, path.name)
             ir.save(model, written, format="protobuf", external_data=data_path.name)
@@ -156,7 +159,12 @@ def _replaced(path: Path, new: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block ends well."""
+    """A temporary file beside ``path`` that takes its place when the block ends well.
+
+    Raises:
+        OSError: It cannot be written, or something else than a regular file is in its place.
+    """
+    _require_replaceable(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY_PREFIX, suffix=".part")
     os.close(handle)
     temporary = Path(name)
@@ -170,6 +178,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _require_replaceable(path: Path) -> None:
+    # Replacing /dev/null or /dev/stdout would break the machine, not write to it.
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "it exists and is no regular file", str(path))
 
 
 def _sync(path: Path) -> None:

@@ -12,7 +12,7 @@ from onnxsep.choose import Budget, most_daring_within
 from onnxsep.errors import BudgetError, VerificationError
 from onnxsep.evaluation import Batches, Evaluation
 from onnxsep.interface import interface_difference
-from onnxsep.latency import Comparison, compare_latency
+from onnxsep.latency import compare_latency
 from onnxsep.material import Material, gather_material
 from onnxsep.model import load_model, save_model
 from onnxsep.options import DEFAULT_MAX_DROP, DEFAULT_MIN_SNR_DB, Options, check_output
@@ -103,6 +103,11 @@ def optimize(
         label_offset=options.label_offset,
     )
     budget = _budget(options, selection.measure)
+    if options.max_drop is not None and not selection.measure.has_drop:
+        facts.warnings.append(
+            "the outputs are no scores, so --max-drop has no meaning; the budget was "
+            f"{budget.describe()} (--min-snr)"
+        )
     facts.budget = budget.describe()
     rewritten = _separate(cleaned, material, options, selection, budget, facts, progress)
     rewritten = _unless_slower(original, cleaned, rewritten, material, options, facts, progress)
@@ -214,28 +219,27 @@ def _unless_slower(
     """Time the result against the input, and take separation back where it made it slower."""
     if not options.measure_latency:
         return rewritten
-
-    def timed(model: ir.Model) -> Comparison:
-        progress.stage("timing input and result in turn")
-        return compare_latency(original, model, material.single, threads=options.threads)
-
-    facts.latency = timed(rewritten)
     target = get_target(options.target)
     if not target.measured_here:
         facts.latency_note = (
             f"measured on this machine's CPU, not on {target.title}: measuring there is not "
             "supported yet"
         )
-        return rewritten
-    if facts.latency.high >= 1.0:
-        return rewritten
-    message = f"measured {facts.latency.speedup:.2f}x as fast as the input"
-    if options.rank is not None:
-        facts.warnings.append(f"the result is slower than the input: {message}")
-        return rewritten
-    facts.withdraw("separate", Refusal("(whole model)", "slower", f"taken back: {message}"))
-    facts.latency = timed(cleaned)
-    return cleaned
+    elif facts.has_changes(Separate):
+        # Against the cleaned input: what cleaning alone brings is no merit of separation.
+        progress.stage("timing with and without separation in turn")
+        gain = compare_latency(cleaned, rewritten, material.single, threads=options.threads)
+        if gain.high < 1.0:
+            message = f"measured {gain.speedup:.2f}x as fast as without separation"
+            if options.rank is None:
+                reason = Refusal("(whole model)", "slower", f"taken back: {message}")
+                facts.withdraw("separate", reason)
+                rewritten = cleaned
+            else:
+                facts.warnings.append(f"separation made the model slower: {message}")
+    progress.stage("timing input and result in turn")
+    facts.latency = compare_latency(original, rewritten, material.single, threads=options.threads)
+    return rewritten
 
 
 def _verify(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 from onnxsep.data import Preprocessing
@@ -75,7 +76,12 @@ class Options:
                 )
         _require(self.samples is None or self.samples >= 2, "--samples takes 2 or more")
         _require(self.rank is None or self.rank >= 1, "--rank takes 1 or more")
-        _require(self.max_drop is None or self.max_drop >= 0, "--max-drop takes 0 or more")
+        _require(
+            self.max_drop is None or 0 <= self.max_drop < math.inf, "--max-drop takes 0 or more"
+        )
+        _require(
+            self.min_snr_db is None or math.isfinite(self.min_snr_db), "--min-snr takes a number"
+        )
         _require(self.threads >= 0, "--threads takes 0 (all cores) or more")
         _require(self.seed >= 0, "--seed takes 0 or more")
 
@@ -90,6 +96,8 @@ def check_output(source: Path, output: Path, *, force: bool) -> None:
         raise ConfigurationError(f"{output} is a folder; give a file name to --output")
     if not output.parent.is_dir():
         raise ConfigurationError(f"the folder {output.parent} does not exist; make it first")
+    if output.exists() and not output.is_file():
+        raise ConfigurationError(f"{output} is no regular file; choose another --output")
     if output.exists() and source.exists() and output.samefile(source) and not force:
         raise ConfigurationError(
             f"{output} is the input itself; choose another --output, or say --force to replace it"
@@ -102,7 +110,7 @@ def check_report(report: Path, source: Path, output: Path) -> None:
     Raises:
         ConfigurationError: Says what is in the way.
     """
-    if report.is_dir() or not report.parent.is_dir():
+    if (report.exists() and not report.is_file()) or not report.parent.is_dir():
         raise ConfigurationError(f"--report {report}: give a file in a folder that exists")
     if report.resolve() in (source.resolve(), output.resolve()):
         raise ConfigurationError(f"--report {report} is a model of this run; choose another file")

@@ -102,6 +102,9 @@ def choose_measure(
 ) -> Measure:
     """The measure that fits the data and the shape of the original's outputs.
 
+    Several outputs may hold scores for the labels; the one with which the original is right most
+    often is meant by them.
+
     Args:
         outputs: The original's outputs, first axis the batch.
         labels: (n,) class indices, or None.
@@ -109,9 +112,6 @@ def choose_measure(
         metric: The user's function; wins over everything.
         class_maps: Outputs known to be class maps (behind a Softmax, say).
         label_offset: See `Measure`.
-
-    Several outputs may hold scores for the labels; the one with which the original is right most
-    often is meant by them.
 
     Raises:
         InputError: Labels are given, but no output holds class scores for them; or targets, but no

@@ -7,9 +7,9 @@ import dataclasses
 import onnx_ir as ir
 
 from onnxsep.constants import constant_array
-from onnxsep.factorize.activation import Activation, ActivationKind
+from onnxsep.factorize.activation import Activation
 
-_IDENTITY = Activation(ActivationKind.IDENTITY)
+_IDENTITY = Activation.identity()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +18,16 @@ class Surroundings:
 
     Attributes:
         shortcut: Name of the value that is added to the output, empty if none is.
-        activation: What the output, or that sum, goes through next; IDENTITY if nothing is known.
+        activation: What the output, or that sum, goes through next; the identity if unknown.
     """
 
     shortcut: str = ""
     activation: Activation = _IDENTITY
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether moments say all there is to say about the error."""
+        return self.activation == _IDENTITY
 
 
 def find_surroundings(node: ir.Node) -> Surroundings:
@@ -66,15 +71,13 @@ def _activation(user: ir.Node | None, value: ir.Value) -> Activation:
         return _silu(value) or _IDENTITY
     match user.op_type:
         case "Relu":
-            return Activation(ActivationKind.RELU)
+            return Activation.relu()
         case "LeakyRelu":
-            return Activation(
-                ActivationKind.LEAKY_RELU, alpha=user.attributes.get_float("alpha", 0.01)
-            )
+            return Activation.leaky_relu(float(user.attributes.get_float("alpha", 0.01)))
         case "Clip":
             return _clip(user)
         case "HardSwish":
-            return Activation(ActivationKind.HARD_SWISH)
+            return Activation.hard_swish()
     return _IDENTITY
 
 
@@ -90,7 +93,7 @@ def _clip(node: ir.Node) -> Activation:
             bounds[name] = float(node.attributes.get_float(attribute, bounds[name]))
     if not bounds["low"] < bounds["high"]:
         return _IDENTITY
-    return Activation(ActivationKind.CLIP, low=bounds["low"], high=bounds["high"])
+    return Activation.clip(bounds["low"], bounds["high"])
 
 
 def _silu(value: ir.Value) -> Activation | None:
@@ -103,7 +106,7 @@ def _silu(value: ir.Value) -> Activation | None:
     gate = next(node for node in users if node.op_type == "Sigmoid")
     product = next(node for node in users if node.op_type == "Mul")
     if _only_user(gate.outputs[0]) is product and value in product.inputs:
-        return Activation(ActivationKind.SILU)
+        return Activation.silu()
     return None
 
 

@@ -25,6 +25,7 @@ from onnxsep.factorize import (
     Fit,
     LayerProblem,
     fit_depthwise_pointwise,
+    refit_behind_activation,
 )
 from onnxsep.passes.base import Change, LossyPass, Refusal, RewriteResult
 from onnxsep.passes.lowering import replace_by_depthwise_pointwise
@@ -37,6 +38,9 @@ from onnxsep.targets import TARGETS, Target
 # input misses every blocked layout.
 FEWEST_CHANNELS = 8
 _STRONGEST_RIDGE = 0.2
+# Rows of the refit behind the activation, and the memory that they may take.
+_REFIT_ROWS = 24_576
+_REFIT_BYTES = 192 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +100,7 @@ class Separate(LossyPass):
         *,
         refusals: Mapping[str, Refusal] | None = None,
         target: Target = TARGETS["cpu"],
+        behind_activation: bool = True,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> None:
@@ -107,6 +112,7 @@ class Separate(LossyPass):
             refusals: Reasons for convolutions that a plan left out of ``ranks``; repeated in the
                 result.
             target: Decides the graph form.
+            behind_activation: Refit every layer so that the error behind its activation is small.
             seed: Of the choice of output positions.
             progress: Told about every layer.
         """
@@ -114,6 +120,7 @@ class Separate(LossyPass):
         self._calibration = calibration
         self._refusals = refusals or {}
         self._target = target
+        self._behind_activation = behind_activation
         self._seed = seed
         self._progress = progress or Silence()
 
@@ -177,20 +184,41 @@ class Separate(LossyPass):
         self._progress.step(site.name)
         if walks is None or self._calibration is None:
             problem = LayerProblem.weights_only(site.weight, site.bias)
-        else:
-            surroundings = find_surroundings(site.node)
-            moments, _ = shifted_moments(
-                *walks,
-                original_site,
-                site,
-                original.graph,
-                shortcut=surroundings.shortcut,
-                samples=self._calibration.samples,
-                seed=self._seed,
-            )
-            ridge = ridge_for(self._calibration.samples)
-            problem = LayerProblem.from_moments(site.weight, site.bias, moments, ridge=ridge)
-        return fit_depthwise_pointwise(problem, [rank])[-1]
+            return fit_depthwise_pointwise(problem, [rank])[-1]
+        samples = self._calibration.samples
+        surroundings = find_surroundings(site.node)
+        refit = self._behind_activation and not surroundings.is_linear
+        moments, rows = shifted_moments(
+            *walks,
+            original_site,
+            site,
+            original.graph,
+            shortcut=surroundings.shortcut,
+            kept_rows=_rows_that_fit(site) if refit else 0,
+            samples=samples,
+            seed=self._seed,
+        )
+        ridge = ridge_for(samples)
+        problem = LayerProblem.from_moments(site.weight, site.bias, moments, ridge=ridge)
+        fit = fit_depthwise_pointwise(problem, [rank])[-1]
+        if not refit:
+            return fit
+        sums = rows.wanted if rows.offsets is None else rows.wanted + rows.offsets
+        behind = refit_behind_activation(
+            fit.factors,
+            fit.bias,
+            rows.patches,
+            sums,
+            surroundings.activation,
+            offsets=rows.offsets,
+        )
+        return dataclasses.replace(fit, factors=behind.factors, bias=behind.bias)
+
+
+def _rows_that_fit(site: ConvSite) -> int:
+    """Rows to keep for the refit: as many as it needs, within a bound on memory."""
+    row_bytes = 4 * (site.in_channels * site.taps + 2 * site.out_channels)
+    return min(_REFIT_ROWS, _REFIT_BYTES // row_bytes)
 
 
 def _change(site: ConvSite, fit: Fit[DepthwisePointwise]) -> Change:

@@ -110,7 +110,9 @@ def shifted_moments(
             outputs = outputs + PatchSampler.outputs(wanted[shortcut], *chosen) - offsets
         accumulator.update(patches, outputs)
         if kept_rows:
-            kept.update(patches, outputs, offsets, samples * per_sample)
+            # A small map has fewer positions than rows were asked for.
+            expected = samples * min(per_sample, math.prod(target.shape[2:]))
+            kept.update(patches, outputs, offsets, expected)
     return accumulator.result(), kept.rows()
 
 

@@ -92,11 +92,11 @@ def _from_folder(folder: Path, model: ModelSide, samples: int | None, seed: int)
 
 
 def _from_file(path: Path, model: ModelSide, samples: int | None, seed: int) -> Dataset:
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         wanted = {spec.name for spec in model.inputs} | {IMAGES, LABELS, TARGETS}
         wanted |= set(model.outputs) | {f"{TARGETS}_{output}" for output in model.outputs}
         arrays = read_npz(path, wanted.__contains__)
-    elif path.suffix == ".npy":
+    elif path.suffix.lower() == ".npy":
         arrays = {_lone_name(path, model): map_npy(path)}
     else:
         raise InputError(f"{path}: not a supported kind of data; give {_KINDS}")

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxsep.data.drawn import DYNAMIC_SIDE, DrawnImages
-from onnxsep.data.first_batchnorm import FirstBatchNorm, find_first_batchnorm
 from onnxsep.data.hint import read_hint
 from onnxsep.data.inputs import ImageGeometry, InputSpec, image_geometry, image_input
 from onnxsep.data.preprocessing import PRESETS, Preprocessing, assume_preprocessing
@@ -23,10 +22,12 @@ from onnxsep.data.preprocessing import PRESETS, Preprocessing, assume_preprocess
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# Images to compare with, by their number of pixels: statistics of a few hundred thousand pixels
-# are settled, and a convolution over more takes time.
-_PIXELS = 2**20
-_FEWEST_PICTURES, _MOST_PICTURES = 16, 256
+    from onnxsep.data.first_batchnorm import FirstBatchNorm
+
+# Images to compare with, by their number of pixels: their statistics are settled by then, and a
+# convolution over more takes time.
+_PIXELS = 2**17
+_FEWEST_IMAGES, _MOST_IMAGES = 12, 256
 
 # Presets tried on inputs of three channels (each also with the channels turned round) and of one,
 # the most common first.
@@ -72,6 +73,8 @@ def find_normalisation(
     hint, complaint = read_hint(model, geometry, spec.name)
     if hint is not None:
         return hint, f"normalisation taken from the model's metadata: {hint.describe()}"
+    from onnxsep.data.first_batchnorm import find_first_batchnorm  # loads onnx_ir
+
     statistics = find_first_batchnorm(model, spec.name)
     if statistics is None:
         preprocessing, said = assume_preprocessing(geometry)
@@ -84,7 +87,7 @@ def _best_match(
     statistics: FirstBatchNorm, spec: InputSpec, geometry: ImageGeometry, seed: int
 ) -> tuple[Preprocessing, str]:
     height, width = geometry.height or DYNAMIC_SIDE, geometry.width or DYNAMIC_SIDE
-    count = int(np.clip(_PIXELS // (height * width), _FEWEST_PICTURES, _MOST_PICTURES))
+    count = int(np.clip(_PIXELS // (height * width), _FEWEST_IMAGES, _MOST_IMAGES))
     drawn = DrawnImages(seed, count, 0, height, width, geometry.channels)
     images = np.stack([drawn.image(index) for index in range(count)])
     candidates = [preset.resolve(geometry, spec.name) for preset in _candidates(geometry)]

@@ -25,7 +25,7 @@ from onnxsep.errors import FactorizationError
 from onnxsep.factorize.fit import Fit
 from onnxsep.factorize.forms import CanonicalPolyadic
 from onnxsep.factorize.linear_algebra import batched_cholesky, cholesky, cholesky_solve
-from onnxsep.factorize.minimize import SearchLimits, minimize
+from onnxsep.factorize.minimize import SearchLimits, default_limits, minimize
 from onnxsep.factorize.problem import LayerProblem
 from onnxsep.factorize.ranks import checked_ranks
 
@@ -72,7 +72,9 @@ def fit_cp(
             f"orthogonal terms have cancellation 1: a limit of {largest_cancellation} is too low"
         )
     wanted = checked_ranks(terms, problem.channels * problem.positions, "numbers of CP terms")
-    search = _Search(problem, limits or SearchLimits(), largest_cancellation)
+    search = _Search(
+        problem, limits or default_limits(problem.metric.features), largest_cancellation
+    )
     return [search.with_terms(count) for count in wanted]
 
 
@@ -108,16 +110,15 @@ class _Search:
 
     def with_terms(self, count: int) -> Fit[CanonicalPolyadic]:
         """Fit with ``count`` terms, more than any fit before."""
-        unit = self.problem.output_variance
         before = self.best
         fresh = self._leading(self.problem.target, count)
         if before is None:
             start = self.project(*fresh)[0]
-            if unit > 0:
-                self.penalty = _PENALTY * max(start.squared_error, 0.0) / unit
+            self.penalty = _PENALTY * self.problem.relative(start.squared_error)
             start = self.project(*fresh)[0]
         else:
-            self.penalty = min(self.penalty, _PENALTY * max(before.squared_error, 0.0) / unit)
+            error = self.problem.relative(before.squared_error)
+            self.penalty = min(self.penalty, _PENALTY * error)
             extended = self._extended(before, count)
             candidates = [self.project(*fresh)[0], self.project(*extended)[0]]
             start = min(candidates, key=lambda candidate: candidate.penalized_error)
@@ -182,6 +183,8 @@ class _Search:
         )
 
     def _search(self, start: _Projected) -> tuple[_Projected, int]:
+        if self.problem.output_variance <= 0:
+            return start, 0
         objective = _Objective(self, start)
         point = np.hstack([start.first, start.depthwise]).ravel()
         steps = minimize(objective, point, self.limits)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from onnxsep.factorize.fit import Fit
 from onnxsep.factorize.forms import DepthwisePointwise
 from onnxsep.factorize.linear_algebra import batched_cholesky, cholesky, cholesky_solve
-from onnxsep.factorize.minimize import SearchLimits, minimize
+from onnxsep.factorize.minimize import SearchLimits, default_limits, minimize
 from onnxsep.factorize.problem import LayerProblem
 from onnxsep.factorize.ranks import checked_ranks
 
@@ -54,12 +54,12 @@ def fit_depthwise_pointwise(
         FactorizationError: There is no rank, or one below 1.
     """
     wanted = checked_ranks(ranks, min(problem.outputs, problem.positions))
-    search = _Search(problem, limits or SearchLimits())
+    search = FilterSearch(problem, limits or default_limits(problem.metric.features))
     return [search.at_rank(rank) for rank in wanted]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Projected:
+class ProjectedFilters:
     """Filters (C, r, K) with the pointwise factor (C * r, N) that suits them best."""
 
     filters: Array
@@ -68,8 +68,8 @@ class _Projected:
     gram: Array
 
 
-class _Search:
-    """The state that passes from one rank to the next."""
+class FilterSearch:
+    """The search for filters, and the state that passes from one rank to the next."""
 
     def __init__(self, problem: LayerProblem, limits: SearchLimits) -> None:
         self.problem = problem
@@ -79,35 +79,37 @@ class _Search:
         self.white = np.asarray(np.linalg.inv(self.colour), dtype=np.float64)
         by_channel = problem.correlation.reshape(problem.weight.shape).transpose(1, 0, 2)
         self.correlation = np.ascontiguousarray(by_channel)
-        self.best: _Projected | None = None
+        self.best: ProjectedFilters | None = None
+        # (C, r) filters in use; None for all of them.
+        self.active: npt.NDArray[np.bool_] | None = None
 
     def at_rank(self, rank: int) -> Fit[DepthwisePointwise]:
         """Fit at ``rank``, above any rank before."""
         problem = self.problem
         iterations = 0
-        start = self._extended(rank)
-        if problem.metric.is_identity or rank == min(problem.outputs, problem.positions):
-            self.best = self.project(_leading(problem.target, rank, self.colour, self.white))[0]
+        exact = rank == min(problem.outputs, problem.positions)
+        if exact or problem.metric.is_identity or problem.output_variance <= 0:
+            self.best = self._closed(rank)
         else:
             # Never above the fit to the weights alone, on any data.
             plain = np.linalg.svd(problem.weight.transpose(1, 0, 2), full_matrices=False)[2]
-            starts = [self.project(filters)[0] for filters in (start, plain[:, :rank])]
+            starts = [self.project(start)[0] for start in (self._extended(rank), plain[:, :rank])]
             self.best = min(starts, key=lambda projected: projected.squared_error)
-            iterations = self._search(self.best)
-        factors = self._canonical(self.best)
+            iterations = self.search(self.best)
+        factors = self.canonical(self.best)
         dense = factors.dense()
         # The error of a closed form is a difference of large numbers unless taken from scratch.
         error = problem.relative(self.best.squared_error) if iterations else problem.error(dense)
         return Fit(factors, problem.fitted_bias(dense), error, iterations)
 
-    def _search(self, start: _Projected) -> int:
+    def search(self, start: ProjectedFilters) -> int:
         """Search from ``start``; leaves the best filters and their pointwise factor."""
         objective = _Objective(self, start)
         steps = minimize(objective, (start.filters @ self.colour).ravel(), self.limits)
         self.best = objective.best
         return steps
 
-    def project(self, filters: Array, *, gradient: bool = False) -> tuple[_Projected, Array]:
+    def project(self, filters: Array, *, gradient: bool = False) -> tuple[ProjectedFilters, Array]:
         """Solve the pointwise factor for these filters; on demand the gradient for them, too."""
         problem = self.problem
         channels, rank, positions = filters.shape
@@ -117,7 +119,7 @@ class _Search:
         matching = filters.astype(filtered.dtype, copy=False)
         normal = np.matmul(matching, by_channel.transpose(0, 2, 1)).reshape(terms, terms)
         right = np.matmul(filters, self.correlation.transpose(0, 2, 1)).reshape(terms, -1)
-        pointwise = cholesky_solve(cholesky(normal), right)
+        pointwise = self._pointwise(normal, right)
         error = problem.output_variance - float(np.vdot(pointwise, right))
         gram = np.zeros((0, 0, 0))
         slope = np.zeros((0, 0, 0))
@@ -126,7 +128,26 @@ class _Search:
             slope = np.matmul(gram.astype(filtered.dtype, copy=False), by_channel)
             slope = slope.astype(np.float64)
             slope -= np.matmul(pointwise.reshape(channels, rank, -1), self.correlation)
-        return _Projected(filters, pointwise, error, gram), 2 * slope
+        return ProjectedFilters(filters, pointwise, error, gram), 2 * slope
+
+    def _pointwise(self, normal: npt.NDArray[np.floating], right: Array) -> Array:
+        """The least-squares solution (C * r, N), zero for filters not in use."""
+        if self.active is None:
+            return cholesky_solve(cholesky(normal), right)
+        chosen = np.flatnonzero(self.active)
+        pointwise = np.zeros_like(right)
+        part = normal[np.ix_(chosen, chosen)]
+        pointwise[chosen] = cholesky_solve(cholesky(part), right[chosen])
+        return pointwise
+
+    def _closed(self, rank: int) -> ProjectedFilters:
+        """Singular value decomposition of the target: the answer where no channel sees another."""
+        target = self.problem.target
+        filters = _leading(target, rank, self.colour, self.white)
+        # The rows are orthonormal in each channel's metric, so that projecting is multiplying.
+        dual = np.matmul(filters, self.colour @ self.colour.transpose(0, 2, 1))
+        pointwise = np.matmul(dual, target.transpose(1, 2, 0)).reshape(-1, self.problem.outputs)
+        return ProjectedFilters(filters, pointwise, 0.0, np.zeros((0, 0, 0)))
 
     def _extended(self, rank: int) -> Array:
         """The filters so far, and for every channel those that the remaining error asks for."""
@@ -139,12 +160,12 @@ class _Search:
         extra = _leading(residual, missing, self.colour, self.white)
         return np.concatenate([so_far, extra], axis=1)
 
-    def _factors(self, projected: _Projected) -> DepthwisePointwise:
+    def _factors(self, projected: ProjectedFilters) -> DepthwisePointwise:
         channels, rank, _ = projected.filters.shape
         pointwise = projected.pointwise.T.reshape(-1, channels, rank)
         return DepthwisePointwise(projected.filters, pointwise)
 
-    def _terms(self, projected: _Projected) -> tuple[Array, Array, Array]:
+    def _terms(self, projected: ProjectedFilters) -> tuple[Array, Array, Array]:
         """The singular value decomposition of every channel's part in whitened coordinates.
 
         Returns:
@@ -159,7 +180,7 @@ class _Search:
         left, strength, right = np.linalg.svd(mixed, full_matrices=False)
         return strength, np.matmul(right, directions.transpose(0, 2, 1)), left
 
-    def _canonical(self, projected: _Projected) -> DepthwisePointwise:
+    def canonical(self, projected: ProjectedFilters) -> DepthwisePointwise:
         """The same layer: a channel's terms uncorrelated, strongest first, with unit filters."""
         strength, rows, left = self._terms(projected)
         filters = rows @ self.white
@@ -177,7 +198,7 @@ class _Search:
 class _Objective:
     """The error as a function of the whitened filters, flattened."""
 
-    def __init__(self, search: _Search, start: _Projected) -> None:
+    def __init__(self, search: FilterSearch, start: ProjectedFilters) -> None:
         self.search = search
         self.best = start
         self._shape = start.filters.shape

@@ -17,6 +17,25 @@ from onnxsep.errors import FactorizationError
 Array = npt.NDArray[np.float64]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage:
+    """One convolution of a form, as it is to be emitted.
+
+    Attributes:
+        weight: (outputs, inputs / groups, K) float64 for the convolution that has the layer's
+            kernel, stride, dilation and padding; (outputs, inputs, 1) for a pointwise one.
+        groups: Number of groups.
+        spatial: Whether it is the one with the kernel.
+        sources: (inputs,) int64, the channels of the layer's input that it reads, in order; None
+            for all of them as they come.
+    """
+
+    weight: Array
+    groups: int
+    spatial: bool
+    sources: npt.NDArray[np.int64] | None = None
+
+
 class Factors(Protocol):
     """What all forms have in common."""
 
@@ -37,6 +56,13 @@ class Factors(Protocol):
 
     def dense(self) -> Array:
         """The weight (N, C, K) float64 of the one convolution that computes the same."""
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The convolutions in the order of execution; only the last one has a bias."""
+
+
+def _pointwise(matrix: Array) -> Stage:
+    return Stage(matrix[:, :, None], groups=1, spatial=False)
 
 
 def dense_cost(outputs: int, channels: int, positions: int) -> int:
@@ -83,6 +109,15 @@ class DepthwisePointwise:
         """The weight (N, C, K) float64 of the one convolution that computes the same."""
         product = np.matmul(self.pointwise.transpose(1, 0, 2), self.depthwise)
         return np.ascontiguousarray(product.transpose(1, 0, 2))
+
+    def stages(self) -> tuple[Stage, ...]:
+        """A depthwise convolution with multiplier r, channel by channel, and the pointwise one."""
+        channels, rank, positions = self.depthwise.shape
+        filters = self.depthwise.reshape(channels * rank, 1, positions)
+        return (
+            Stage(filters, groups=channels, spatial=True),
+            _pointwise(self.pointwise.reshape(-1, channels * rank)),
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -133,6 +168,13 @@ class RaggedDepthwisePointwise:
         np.add.at(result, self.sources, terms)
         return np.ascontiguousarray(result.transpose(1, 0, 2))
 
+    def stages(self) -> tuple[Stage, ...]:
+        """A depthwise convolution over the gathered ``sources``, and the pointwise one."""
+        return (
+            Stage(self.depthwise[:, None, :], self.terms, spatial=True, sources=self.sources),
+            _pointwise(self.pointwise),
+        )
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PointwiseDepthwise:
@@ -179,6 +221,14 @@ class PointwiseDepthwise:
         """The weight (N, C, K) float64 of the one convolution that computes the same."""
         result: Array = np.matmul(self.pointwise.transpose(0, 2, 1), self.depthwise)
         return result
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The pointwise convolution and one of N groups with r inputs each."""
+        outputs, rank, channels = self.pointwise.shape
+        return (
+            _pointwise(self.pointwise.reshape(outputs * rank, channels)),
+            Stage(self.depthwise, groups=outputs, spatial=True),
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -231,3 +281,11 @@ class CanonicalPolyadic:
         middle = self.first[:, :, None] * self.depthwise[:, None, :]
         result: Array = np.tensordot(self.last, middle, axes=1)
         return result
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Pointwise, depthwise and pointwise."""
+        return (
+            _pointwise(self.first),
+            Stage(self.depthwise[:, None, :], groups=self.terms, spatial=True),
+            _pointwise(self.last),
+        )

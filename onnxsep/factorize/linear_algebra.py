@@ -55,6 +55,13 @@ def cholesky_solve(factor: Array, right: Array) -> Array:
     return result
 
 
+def cholesky_inverse_diagonal(factor: Array) -> Array:
+    """Diagonal (M,) of (L Lᵀ)⁻¹, for the result L of `cholesky`."""
+    inverse, _ = lapack.dpotri(factor, lower=1)
+    diagonal: Array = np.diagonal(inverse).copy()
+    return diagonal
+
+
 def batched_cholesky(blocks: Array) -> Array:
     """Lower Cholesky factors of (B, K, K) semi-definite blocks, by eigenvalues if need be.
 

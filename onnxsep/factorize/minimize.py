@@ -45,6 +45,17 @@ class SearchLimits:
     floor: float = 1e-10
 
 
+# Layers of more features than this are searched with _LARGE: a step takes seconds, and the last
+# percent is not worth a minute.
+_LARGE_FEATURES = 2048
+_LARGE = SearchLimits(improvement=2e-3, iterations=80)
+
+
+def default_limits(features: int) -> SearchLimits:
+    """Limits for a layer of this many features, C * K."""
+    return SearchLimits() if features <= _LARGE_FEATURES else _LARGE
+
+
 class Objective(Protocol):
     """What is minimised. It keeps whatever it needs of the best point: that is the result."""
 
@@ -109,13 +120,18 @@ def minimize(objective: Objective, start: Array, limits: SearchLimits) -> int:
 def _direction(
     objective: Objective, gradient: Array, pairs: deque[tuple[Array, Array, float]]
 ) -> Array:
-    """The two loops of L-BFGS around the preconditioner."""
+    """The two loops of L-BFGS around the preconditioner, which is scaled to fit the last pair."""
+    scale = 1.0
+    if pairs:
+        _, change, curvature = pairs[-1]
+        expected = float(change @ objective.precondition(change))
+        scale = curvature / expected if expected > 0 else 1.0
     rest = gradient.copy()
     weights: list[float] = []
     for move, change, curvature in reversed(pairs):
         weights.append(float(move @ rest) / curvature)
         rest -= weights[-1] * change
-    result = objective.precondition(rest)
+    result = objective.precondition(rest) * scale
     for (move, change, curvature), weight in zip(pairs, reversed(weights), strict=True):
         result += (weight - float(change @ result) / curvature) * move
     return -result

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from onnxsep.factorize.fit import Fit
 from onnxsep.factorize.forms import PointwiseDepthwise
 from onnxsep.factorize.linear_algebra import batched_cholesky, batched_solve
-from onnxsep.factorize.minimize import SearchLimits, minimize
+from onnxsep.factorize.minimize import SearchLimits, default_limits, minimize
 from onnxsep.factorize.problem import LayerProblem
 from onnxsep.factorize.ranks import checked_ranks
 
@@ -50,7 +50,7 @@ def fit_pointwise_depthwise(
         FactorizationError: There is no rank, or one below 1.
     """
     wanted = checked_ranks(ranks, min(problem.channels, problem.positions))
-    search = _Search(problem, limits or SearchLimits())
+    search = _Search(problem, limits or default_limits(problem.metric.features))
     return [search.at_rank(rank) for rank in wanted]
 
 
@@ -76,39 +76,48 @@ class _Search:
         self.correlation = problem.correlation.reshape(problem.weight.shape)
         # Row = pair of positions, column = pair of channels: what both sides contract with.
         self.pairs = problem.metric.by_positions()
-        self.filters: Array | None = None
+        self.filters = np.zeros((problem.outputs, 0, problem.positions))
         self.rows = np.zeros((problem.outputs, 0, problem.channels))
 
     def at_rank(self, rank: int) -> Fit[PointwiseDepthwise]:
         """Fit at ``rank``, above any rank before."""
         problem = self.problem
         exact = rank == min(problem.channels, problem.positions)
-        closed = exact or problem.metric.is_identity
-        starts = [self._leading(problem.target, rank) if closed else self._extended(rank)]
-        if not closed:
+        iterations = 0
+        if exact or problem.metric.is_identity or problem.output_variance <= 0:
+            self.filters, self.rows = self._closed(rank)
+        else:
             # Never above the fit to the weights alone, on any data.
             plain = np.linalg.svd(problem.weight, full_matrices=False)[2]
-            starts.append(np.asarray(plain[:, :rank], dtype=np.float64))
-        step = max(1, _NUMBERS_AT_ONCE // (rank * problem.channels) ** 2)
-        parts: list[_Projected] = []
-        iterations = 0
-        for first in range(0, problem.outputs, step):
-            block = _Block(self, slice(first, first + step))
-            best = block.best_of([start[block.outputs] for start in starts])
-            if not closed:
-                best, steps = block.search(best, self.limits)
-                iterations = max(iterations, steps)
-            parts.append(best)
-        self.filters = np.concatenate([part.filters for part in parts])
-        self.rows = np.concatenate([part.rows for part in parts])
-        factors = self._canonical(self.filters, self.rows)
+            iterations = self._search([self._extended(rank), plain[:, :rank]])
+        factors = self._canonical()
         dense = factors.dense()
         return Fit(factors, problem.fitted_bias(dense), problem.error(dense), iterations)
 
+    def _search(self, starts: Sequence[Array]) -> int:
+        """Search from the best of several filters (N, r, K); leaves filters and rows."""
+        rank = starts[0].shape[1]
+        step = max(1, _NUMBERS_AT_ONCE // (rank * self.problem.channels) ** 2)
+        parts: list[_Projected] = []
+        iterations = 0
+        for first in range(0, self.problem.outputs, step):
+            block = _Block(self, slice(first, first + step))
+            start = block.best_of([filters[block.outputs] for filters in starts])
+            best, steps = block.search(start, self.limits)
+            iterations = max(iterations, steps)
+            parts.append(best)
+        self.filters = np.concatenate([part.filters for part in parts])
+        self.rows = np.concatenate([part.rows for part in parts])
+        return iterations
+
+    def _closed(self, rank: int) -> tuple[Array, Array]:
+        """Singular value decomposition of the target: filters (N, r, K) and rows (N, r, C)."""
+        filters = self._leading(self.problem.target, rank)
+        dual = filters @ self.position_colour @ self.position_colour.T
+        return filters, np.matmul(dual, self.problem.target.transpose(0, 2, 1))
+
     def _extended(self, rank: int) -> Array:
         """The filters so far, and for every output those that the remaining error asks for."""
-        if self.filters is None:
-            return self._leading(self.problem.target, rank)
         residual = self.problem.target - PointwiseDepthwise(self.rows, self.filters).dense()
         extra = self._leading(residual, rank - self.filters.shape[1])
         return np.concatenate([self.filters, extra], axis=1)
@@ -119,10 +128,10 @@ class _Search:
         rows = np.linalg.svd(whitened, full_matrices=False)[2]
         return np.asarray(rows[:, :rank] @ self.position_white, dtype=np.float64)
 
-    def _canonical(self, filters: Array, rows: Array) -> PointwiseDepthwise:
+    def _canonical(self) -> PointwiseDepthwise:
         """The same layer, an output's terms orthogonal in the Kronecker metric, unit filters."""
-        rows = rows @ self.channel_colour
-        filters = filters @ self.position_colour
+        rows = self.rows @ self.channel_colour
+        filters = self.filters @ self.position_colour
         row_directions, row_triangle = np.linalg.qr(rows.transpose(0, 2, 1))
         directions, triangle = np.linalg.qr(filters.transpose(0, 2, 1))
         mixed = row_triangle @ triangle.transpose(0, 2, 1)

@@ -26,8 +26,17 @@ from onnxsep.factorize.moments import Moments
 
 Array = npt.NDArray[np.float64]
 
-# Chosen on held-out images (benchmarks/solvers.py): smaller fits noise, larger ignores the data.
-DEFAULT_RIDGE = 1e-4
+DEFAULT_RIDGE = 1e-3
+"""Ridge where samples abound: up to ten times more and less change nothing on held-out images."""
+
+# With few rows, the ridge that does best on held-out images is the number of features over that of
+# rows, within a factor of three (five layers, 300 to 40,000 rows; benchmarks/solvers.py).
+_STRONGEST_RIDGE = 0.5
+
+
+def default_ridge(features: int, rows: int) -> float:
+    """Ridge for second moments of this many features, C * K, measured on this many rows."""
+    return min(max(features / max(rows, 1), DEFAULT_RIDGE), _STRONGEST_RIDGE)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,7 +96,7 @@ class LayerProblem:
         bias: npt.NDArray[np.floating] | None,
         moments: Moments,
         *,
-        ridge: float = DEFAULT_RIDGE,
+        ridge: float | None = None,
     ) -> LayerProblem:
         """A fit to the layer's output on measured inputs.
 
@@ -96,13 +105,17 @@ class LayerProblem:
             bias: (N,), zero if None. Unused where the moments hold wanted outputs.
             moments: Of the input patches; with the cross moments of wanted outputs the fit is to
                 these (inputs shifted by earlier rewrites), without them to the layer's own.
-            ridge: Pull towards the original weights, relative to each channel's mean variance.
+            ridge: Pull towards the original weights, relative to each channel's mean variance; if
+                None, `default_ridge`. Rows that lie close together in an image say less than as
+                many from different images: with few images, ask for more.
 
         Raises:
             FactorizationError: Shapes do not fit, or a number is NaN or infinite.
         """
         dense, offset = _checked_layer(weight, bias)
         outputs, channels, positions = dense.shape
+        if ridge is None:
+            ridge = default_ridge(channels * positions, moments.count)
         metric = Metric(channels, positions, moments.second, ridge)
         flat = dense.reshape(outputs, -1)
         if moments.cross is None or moments.output_mean is None or moments.output_variance is None:

@@ -58,6 +58,10 @@ class RunFacts:
             )
         )
 
+    def has_changes(self, rewrite: type[LosslessPass] | type[LossyPass]) -> bool:
+        """Whether a pass changed anything."""
+        return any(row.name == rewrite.name and row.changes for row in self.passes)
+
     def withdraw(self, name: str, reason: Refusal) -> None:
         """Turn every change of a pass that was taken back into a refusal with ``reason``."""
         for index, row in enumerate(self.passes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +157,20 @@ class Record:
         return before, sum(row.multiplications_after for row in self.separated)
 
     def to_json(self) -> str:
-        """The record as JSON with sorted keys and a newline at the end."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+        """The record as JSON with sorted keys and a newline at the end.
+
+        JSON knows neither NaN nor infinity: such numbers become null.
+        """
+        plain = _finite(dataclasses.asdict(self))
+        return json.dumps(plain, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_record(record: Record, path: Path) -> None:
