@@ -290,7 +290,8 @@ def test_a_value_per_sample_needs_one_for_each(tmp_path: Path) -> None:
 
 def test_a_lone_array_of_floats_is_used_as_it_is(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", GOOD.astype(np.float64))
-    data = load(tmp_path / "a.npy", X)
+    (tmp_path / "a.npy").rename(tmp_path / "a.NPY")
+    data = load(tmp_path / "a.NPY", X)
     np.testing.assert_array_equal(everything(data)["x"], GOOD)
     assert data.preprocessing is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,6 +150,12 @@ def test_a_gray_model_gets_luma_and_a_color_model_repeated_gray(tmp_path: Path) 
     Image.new("L", (8, 8), 77).save(tmp_path / "gray" / "a.png")
     assert np.all(images(load(tmp_path / "color", gray_input(8))) == 151)
     assert np.all(images(load(tmp_path / "gray", color_input())) == 77)
+
+
+def test_pipes_are_no_images(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    assert len(load(tmp_path, color_input())) == 1
 
 
 def test_only_the_first_frame_is_taken(tmp_path: Path) -> None:

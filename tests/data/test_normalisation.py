@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -213,22 +214,21 @@ def test_the_model_is_left_as_it_was() -> None:
 # --- the hint in the metadata ------------------------------------------------------------------
 
 
-def hinted(text: str) -> ir.Model:
-    model = trained_under(PRESETS["raw"])
+def hinted(model: ir.Model, text: str) -> ir.Model:
     model.metadata_props[METADATA_KEY] = text
     return model
 
 
 def test_a_hint_wins() -> None:
     hint = {"scale": 0.0625, "mean": [1, 2, 3], "std": 4.0, "color": "bgr"}
-    found, said = find(hinted(json.dumps(hint)))
+    found, said = find(hinted(trained_under(PRESETS["raw"]), json.dumps(hint)))
     assert (found.scale, found.mean, found.std) == (0.0625, (1.0, 2.0, 3.0), (4.0,))
     assert (found.color, found.layout, found.assumed) == ("bgr", "NCHW", False)
     assert said.startswith("normalisation taken from the model's metadata")
 
 
 def test_a_hint_may_leave_out_what_is_usual() -> None:
-    found, _ = find(hinted("{}"))
+    found, _ = find(hinted(_without_batchnorm(), "{}"))
     assert (found.scale, found.mean, found.std, found.color) == (1.0, (0.0,), (1.0,), "rgb")
 
 
@@ -251,12 +251,16 @@ def test_a_hint_may_leave_out_what_is_usual() -> None:
     ],
 )
 def test_a_hint_that_is_not_valid_is_passed_over(text: str, said: str) -> None:
-    found, clause = find(hinted(text))
-    assert found.name == "raw"
-    assert clause.startswith("the model's metadata 'onnxsep.preprocessing' is of no use")
-    import re
-
+    found, clause = find(hinted(_without_batchnorm(), text))
+    assert (found.name, found.assumed) == ("imagenet", True)
+    assert clause.startswith("the model's metadata 'onnxsep.preprocessing' is of no use (")
     assert re.search(said, clause)
+
+
+def test_a_hint_that_is_not_valid_leaves_the_statistics_to_decide() -> None:
+    found, clause = find(hinted(trained_under(PRESETS["raw"]), "[]"))
+    assert (found.name, found.assumed) == ("raw", False)
+    assert "is of no use (not a JSON object); normalisation found by" in clause
 
 
 # --- trained networks --------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +22,7 @@ def test_error_falls_with_terms(
 ) -> None:
     problem = layer(outputs, channels, kernel, shifted=shifted)
     fits = fit_cp(problem, (1, 3, 6))
-    for worse, better in zip(fits, fits[1:], strict=False):
+    for worse, better in itertools.pairwise(fits):
         assert better.error <= worse.error + 1e-9
     for fit in fits:
         dense = fit.factors.dense()
@@ -31,7 +33,7 @@ def test_error_falls_with_terms(
 
 
 def test_a_sum_of_terms_is_recovered() -> None:
-    random = np.random.default_rng(5)
+    random = np.random.default_rng(4)
     dense = np.einsum(
         "nm,mc,mk->nck",
         random.normal(size=(12, 3)),
@@ -40,14 +42,14 @@ def test_a_sum_of_terms_is_recovered() -> None:
     )
     for problem in (layer(12, 8, (3, 3), weight=dense), LayerProblem.weights_only(dense)):
         fit = fit_cp(problem, [3])[0]
-        assert fit.error <= 1e-6
+        assert fit.error <= 1e-8
 
 
 def test_as_many_terms_as_right_vectors_are_exact() -> None:
     problem = layer(4, 2, (3,))
     fit = fit_cp(problem, [100])[-1]
     assert fit.factors.terms == 6
-    assert fit.error <= 1e-6
+    assert fit.error <= 1e-8
 
 
 def test_beats_depthwise_pointwise_at_equal_terms() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,7 +24,7 @@ def test_error_falls_with_rank_and_beats_the_weights_alone(
     fits = fit_pointwise_depthwise(problem, (1, 2, 3))
     ranks = [fit.factors.rank for fit in fits]
     plain = fit_pointwise_depthwise(LayerProblem.weights_only(problem.weight), ranks)
-    for worse, better in zip(fits, fits[1:], strict=False):
+    for worse, better in itertools.pairwise(fits):
         assert better.error <= worse.error + 1e-9
     for fit, from_weights in zip(fits, plain, strict=True):
         dense = fit.factors.dense()

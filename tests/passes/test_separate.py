@@ -355,3 +355,62 @@ def test_nan_in_the_data_is_a_refusal_that_names_it() -> None:
     assert [refusal.code for refusal in result.refusals] == ["fit-failed"]
     assert "NaN" in result.refusals[0].reason
     assert not result.modified
+
+
+RESIDUAL = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    agraph (float[batch, 8, 12, 12] x) => (float[batch, 8, 12, 12] y) {
+        [first] a = Conv <pads = [1, 1, 1, 1]> (x, W1)
+        b = Relu (a)
+        [second] c = Conv <pads = [1, 1, 1, 1]> (b, W2)
+        s = Add (c, b)
+        y = Relu (s)
+    }
+"""
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_last_layer_of_a_block_repairs_its_shortcut(behind: bool) -> None:
+    generator = np.random.default_rng(5)
+    model = model_from_text(
+        RESIDUAL,
+        W1=generator.standard_normal((8, 8, 3, 3)).astype(np.float32),
+        W2=generator.standard_normal((8, 8, 3, 3)).astype(np.float32) / 4,
+    )
+    # The same block with the shortcut hidden behind a node through which no sum is seen.
+    hidden = model_from_text(
+        RESIDUAL.replace("s = Add (c, b)", "d = Abs (b) e = Identity (c) s = Add (e, d)"),
+        **{name: value.const_value.numpy() for name, value in model.graph.initializers.items()},
+    )
+    held_out = seeded_feeds(model, seed=321, free={"batch": 32})
+    expected = run(model, held_out)[0]
+    errors = []
+    for candidate in (model, hidden):
+        calibration = calibration_for(candidate, batches=10, batch=16)
+        ranks = {"first": 2, "second": 4}
+        result = Separate(ranks, calibration, behind_activation=behind)(candidate)
+        assert len(result.changes) == 2
+        errors.append(float(np.mean((run(candidate, held_out)[0] - expected) ** 2)))
+    assert errors[0] < 0.97 * errors[1]
+
+
+def test_error_behind_the_activation_is_what_counts() -> None:
+    generator = np.random.default_rng(2)
+    weight = generator.standard_normal((16, 8, 3, 3)).astype(np.float32)
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        agraph (float[batch, 8, 12, 12] x) => (float[batch, 16, 12, 12] y) {
+            [conv] a = Conv <pads = [1, 1, 1, 1]> (x, W, B)
+            y = Relu (a)
+        }
+    """
+    bias = np.full(16, -6, np.float32)  # Most outputs are cut off.
+    errors = []
+    for behind in (False, True):
+        model = model_from_text(text, W=weight, B=bias)
+        held_out = seeded_feeds(model, seed=99, free={"batch": 32})
+        expected = run(model, held_out)[0]
+        calibration = calibration_for(model, batches=16, batch=16)
+        Separate({"conv": 2}, calibration, behind_activation=behind)(model)
+        errors.append(float(np.mean((run(model, held_out)[0] - expected) ** 2)))
+    assert errors[1] < 0.95 * errors[0]
