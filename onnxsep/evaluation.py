@@ -10,13 +10,16 @@ import onnx_ir as ir
 
 from onnxsep.data import Dataset
 from onnxsep.errors import InputError
-from onnxsep.quality import Measure, Metric, Quality, assess, choose_measure
+from onnxsep.quality import Measure, Metric, Quality, assess, choose_measure, classes_of
 from onnxsep.runtime import Feeds, make_session, run
 
 # Numbers of the largest input in one batch: enough to keep the cores busy, little enough that the
 # activations of a wide network stay in the hundreds of megabytes.
 _NUMBERS_PER_BATCH = 2**21
 _LARGEST_BATCH = 50
+# With n images and no change, up to 3/n may still be lost (rule of three, 95 %).
+_FEW_IMAGES = 100
+_FEW_CLASSES = 3
 _SOFTMAX_OPERATORS = ("Softmax", "LogSoftmax", "Sigmoid")
 
 
@@ -118,6 +121,25 @@ class Evaluation:
             class_maps=_probability_outputs(original),
             label_offset=label_offset,
         )
+
+    def doubts(self) -> list[str]:
+        """What keeps the figures on these images from proving much, in sentences."""
+        count = len(self.batches.dataset)
+        found = []
+        if self.measure.unit == "%" and count < _FEW_IMAGES:
+            found.append(
+                f"quality was measured on {count} images only: even without a single change, a "
+                f"loss of up to {min(300 / count, 100):.0f} points cannot be excluded"
+            )
+        if self.measure.kind == "agreement":
+            classes = len(np.unique(classes_of(self._outputs[self.measure.output])))
+            if classes < min(_FEW_CLASSES, self._outputs[self.measure.output].shape[1]):
+                found.append(
+                    f"on these images the original names {classes} "
+                    f"{'class' if classes == 1 else 'classes'} only, so agreement proves little; "
+                    "give --data"
+                )
+        return found
 
     def of(self, candidate: ir.Model) -> Quality:
         """Quality of ``candidate`` beside the original."""

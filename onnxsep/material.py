@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from onnxsep.convolution import find_convolutions
 from onnxsep.data import (
+    PRESETS,
     Dataset,
     InputSpec,
     Preprocessing,
@@ -18,7 +19,8 @@ from onnxsep.data import (
     split,
     static_batch,
 )
-from onnxsep.errors import InputError
+from onnxsep.data.inputs import image_input
+from onnxsep.errors import ConfigurationError, InputError
 from onnxsep.evaluation import Batches, batches_of
 from onnxsep.options import Options
 from onnxsep.passes.separate import Calibration
@@ -126,8 +128,19 @@ def gather_material(model: ir.Model, options: Options, progress: Progress) -> Ma
 def _preprocessing(
     model: ir.Model, specs: list[InputSpec], options: Options
 ) -> tuple[Preprocessing | None, str]:
+    image = image_input(specs)
+    takes_pixels = image is not None and image.dtype.kind in "ui"
     if options.preprocessing is not None:
+        if takes_pixels and not options.preprocessing.keeps_pixels:
+            raise ConfigurationError(
+                f"the input {image.describe() if image else ''} takes whole numbers, which "
+                f"'{options.preprocessing.name}' does not give; use --preset raw"
+            )
         return options.preprocessing, "preprocessing as given"
+    if takes_pixels:
+        # The network does the rest itself.
+        raw = dataclasses.replace(PRESETS["raw"], assumed=True)
+        return raw, "the input takes whole numbers: pixels were fed as they are, 0 to 255"
     return find_normalisation(model, specs, seed=options.seed)
 
 

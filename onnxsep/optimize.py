@@ -15,7 +15,13 @@ from onnxsep.interface import interface_difference
 from onnxsep.latency import compare_latency
 from onnxsep.material import Material, gather_material
 from onnxsep.model import load_model, save_model
-from onnxsep.options import DEFAULT_MAX_DROP, DEFAULT_MIN_SNR_DB, Options, check_output
+from onnxsep.options import (
+    AGREEMENT_MIN_SNR_DB,
+    DEFAULT_MAX_DROP,
+    DEFAULT_MIN_SNR_DB,
+    Options,
+    check_output,
+)
 from onnxsep.passes.base import LosslessPass, Refusal, RewriteResult
 from onnxsep.passes.fold_batchnorm import FoldBatchNorm
 from onnxsep.passes.normalize import Normalize
@@ -109,6 +115,9 @@ def optimize(
             f"{budget.describe()} (--min-snr)"
         )
     facts.budget = budget.describe()
+    facts.warnings.extend(selection.doubts())
+    if options.label_offset and material.selection.dataset.labels is None:
+        facts.warnings.append("--label-offset has no meaning: the data have no labels")
     rewritten = _separate(cleaned, material, options, selection, budget, facts, progress)
     rewritten = _unless_slower(original, cleaned, rewritten, material, options, facts, progress)
     facts.quality = _verify(original, rewritten, material, selection, budget, options, progress)
@@ -152,6 +161,8 @@ def _budget(options: Options, measure: Measure) -> Budget:
     """The user's limits, or the default that suits the measure."""
     max_drop = options.max_drop if measure.has_drop else None
     if max_drop is None and options.min_snr_db is None:
+        if measure.is_agreement:
+            return Budget(DEFAULT_MAX_DROP, AGREEMENT_MIN_SNR_DB)
         if measure.has_drop:
             return Budget(DEFAULT_MAX_DROP, None)
         return Budget(None, DEFAULT_MIN_SNR_DB)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 
 from onnxsep.data import Preprocessing
@@ -15,6 +16,10 @@ from onnxsep.targets import get_target
 DEFAULT_MAX_DROP = 1.0
 # Where outputs are no scores: the error has a hundredth of the signal's power.
 DEFAULT_MIN_SNR_DB = 20.0
+# Beside agreement, which a network that always says the same reaches without being right: the
+# error has at most a tenth of the power with which the outputs differ from image to image.
+AGREEMENT_MIN_SNR_DB = 10.0
+_MOST_SAMPLES = 1_000_000
 _PRECISIONS_LATER = ("int8", "fp16", "auto")
 
 
@@ -74,7 +79,12 @@ class Options:
                 raise ConfigurationError(
                     f"unknown pass {name!r}; known passes are {', '.join(PASS_NAMES)}"
                 )
-        _require(self.samples is None or self.samples >= 2, "--samples takes 2 or more")
+        _require(bool(self.passes), "--passes names no pass; leave it out to run all")
+        _require(self.data != "" and self.test_data != "", "--data and --test-data take a name")
+        _require(
+            self.samples is None or 2 <= self.samples <= _MOST_SAMPLES,
+            f"--samples takes 2 or more, up to {_MOST_SAMPLES}",
+        )
         _require(self.rank is None or self.rank >= 1, "--rank takes 1 or more")
         _require(
             self.max_drop is None or 0 <= self.max_drop < math.inf, "--max-drop takes 0 or more"
@@ -82,12 +92,16 @@ class Options:
         _require(
             self.min_snr_db is None or math.isfinite(self.min_snr_db), "--min-snr takes a number"
         )
-        _require(self.threads >= 0, "--threads takes 0 (all cores) or more")
+        cores = os.cpu_count() or 1
+        _require(
+            0 <= self.threads <= cores,
+            f"--threads takes 0 (all cores) to {cores}, the cores of this machine",
+        )
         _require(self.seed >= 0, "--seed takes 0 or more")
 
 
 def check_output(source: Path, output: Path, *, force: bool) -> None:
-    """Refuse to write over the input, or over anything else without ``force``.
+    """Refuse to write over the input, or over anything that is no model, without ``force``.
 
     Raises:
         ConfigurationError: Says which file is in the way.
@@ -98,6 +112,10 @@ def check_output(source: Path, output: Path, *, force: bool) -> None:
         raise ConfigurationError(f"the folder {output.parent} does not exist; make it first")
     if output.exists() and not output.is_file():
         raise ConfigurationError(f"{output} is no regular file; choose another --output")
+    if output.is_file() and output.suffix != ".onnx" and not force:
+        raise ConfigurationError(
+            f"{output} exists and is no .onnx file; choose another --output, or say --force"
+        )
     if output.exists() and source.exists() and output.samefile(source) and not force:
         raise ConfigurationError(
             f"{output} is the input itself; choose another --output, or say --force to replace it"
@@ -114,6 +132,10 @@ def check_report(report: Path, source: Path, output: Path) -> None:
         raise ConfigurationError(f"--report {report}: give a file in a folder that exists")
     if report.resolve() in (source.resolve(), output.resolve()):
         raise ConfigurationError(f"--report {report} is a model of this run; choose another file")
+    if report.is_file() and report.suffix != ".json":
+        raise ConfigurationError(
+            f"--report {report} exists and is no .json file; choose another name"
+        )
 
 
 def _require(holds: bool, message: str) -> None:

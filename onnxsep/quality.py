@@ -24,6 +24,8 @@ Metric = Callable[[Outputs, np.ndarray | None, Outputs | None], float]
 # Signal-to-noise of two outputs that are equal to the last bit is infinite; JSON knows no infinity.
 # Its negative stands for outputs that cannot be compared: NaN, or another shape.
 SNR_CEILING_DB = 200.0
+# Outputs that differ from image to image by no more than this, relatively, do not differ.
+_ROUNDING = 1e-6
 # Fewer channels than this in a map are colours or coordinates, not classes.
 _FEWEST_MAP_CLASSES = 4
 
@@ -59,6 +61,11 @@ class Measure:
             "pixel-agreement": "per-pixel agreement with the original",
             "snr": "signal-to-noise against the original",
         }[self.kind]
+
+    @property
+    def is_agreement(self) -> bool:
+        """Whether the original is the only judge."""
+        return self.kind in ("agreement", "pixel-agreement")
 
     @property
     def has_drop(self) -> bool:
@@ -165,13 +172,13 @@ def assess(
             if labels is None:
                 raise ConfigurationError("accuracy needs labels, and these data have none")
             truth = labels + measure.label_offset
-            before = _top1(original[measure.output]) == truth
-            after = _top1(outputs[measure.output]) == truth
+            before = classes_of(original[measure.output]) == truth
+            after = classes_of(outputs[measure.output]) == truth
             first, value = 100 * float(before.mean()), 100 * float(after.mean())
             changes = after.astype(float) - before
             error = 100 * float(changes.std()) / math.sqrt(len(changes))
         case "agreement" | "pixel-agreement":
-            same = _top1(original[measure.output]) == _top1(outputs[measure.output])
+            same = classes_of(original[measure.output]) == classes_of(outputs[measure.output])
             per_image = same.reshape(len(same), -1).mean(axis=1)
             first, value = 100.0, 100 * float(per_image.mean())
             error = 100 * float(per_image.std()) / math.sqrt(len(same))
@@ -190,7 +197,10 @@ def assess(
 
 
 def signal_to_noise_db(reference: np.ndarray, value: np.ndarray) -> float:
-    """10·log10 of the reference's power (about its mean) over the difference's power.
+    """10·log10 of the reference's power over the difference's power.
+
+    The power is that about the mean over the images, element by element: what is the same for
+    every image carries no information. Of a single image, that about its own mean.
 
     Of integers, truth values and texts, the noise is the share that differs. NaN and infinity in
     the same places count as equal.
@@ -204,17 +214,26 @@ def signal_to_noise_db(reference: np.ndarray, value: np.ndarray) -> float:
         finite = np.isfinite(reference)
         if not np.array_equal(reference[~finite], value[~finite], equal_nan=True):
             return -SNR_CEILING_DB
-        reference, value = reference[finite], value[finite]
-        if not reference.size:
+        if not finite.any():
             return SNR_CEILING_DB
-        noise = float(np.mean((reference - value) ** 2))
-        # The constant part of a signal carries no information; a constant output has only that.
-        signal = float(np.var(reference)) or float(np.mean(reference**2))
+        noise = float(np.mean((reference[finite] - value[finite]) ** 2))
+        signal = _power(np.where(finite, reference, np.nan))
     if not math.isfinite(noise):
         return -SNR_CEILING_DB
     if noise <= signal * 10 ** (-SNR_CEILING_DB / 10):
         return SNR_CEILING_DB
     return max(10 * math.log10(signal / noise), -SNR_CEILING_DB) if signal else -SNR_CEILING_DB
+
+
+def _power(reference: np.ndarray) -> float:
+    """Variance over the images, or the nearest thing to it that is not zero."""
+    reference = reference.reshape(len(reference), -1) if reference.ndim else reference[None, None]
+    if len(reference) > 1:
+        seen = np.isfinite(reference).any(axis=0)
+        power = float(np.nanmean(np.nanvar(reference[:, seen], axis=0)))
+        if power > _ROUNDING**2 * float(np.nanmean(reference**2)):
+            return power
+    return float(np.nanvar(reference)) or float(np.nanmean(reference**2))
 
 
 def peak_signal_to_noise_db(truth: np.ndarray, value: np.ndarray) -> float:
@@ -294,7 +313,7 @@ def _scores_for(outputs: Outputs, labels: np.ndarray, label_offset: int) -> str:
             f"the labels need class scores for {needed} classes and {len(labels)} images, but the "
             f"outputs are {_shapes(outputs)}; check the labels, or shift them with --label-offset"
         )
-    return max(fitting, key=lambda name: float(np.mean(_top1(outputs[name]) == truth)))
+    return max(fitting, key=lambda name: float(np.mean(classes_of(outputs[name]) == truth)))
 
 
 def _shapes(outputs: Outputs) -> str:
@@ -336,7 +355,7 @@ def _is_channels_last(value: np.ndarray) -> bool:
     return last < min(_FEWEST_MAP_CLASSES, *others) or (is_square and last != others[0])
 
 
-def _top1(value: np.ndarray) -> np.ndarray:
+def classes_of(value: np.ndarray) -> np.ndarray:
     """Index of the largest score; -1, which is no class, where one of them is NaN."""
     scores = _squeezed(value)
     return np.where(np.isnan(scores).any(axis=1), -1, np.argmax(scores, axis=1))

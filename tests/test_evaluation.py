@@ -13,7 +13,7 @@ from onnxsep.data import Dataset
 from onnxsep.data.dataset import ArrayColumn
 from onnxsep.errors import InputError
 from onnxsep.evaluation import Batches, Evaluation, batches_of, collect_outputs
-from onnxsep.quality import SNR_CEILING_DB, Measure, Outputs
+from onnxsep.quality import SNR_CEILING_DB, Measure, Outputs, signal_to_noise_db
 from tests.passes.helpers import model_from_text, normal
 
 OPSET = '<ir_version: 8, opset_import: ["" : 17]>'
@@ -148,7 +148,7 @@ def test_accuracy_of_a_candidate() -> None:
     flipped = judge.of(linear(-1))
     assert flipped.original == 87.5
     assert flipped.value == 100 * np.mean((-values).argmax(axis=1) == labels)
-    expected = -10 * np.log10(4 * np.mean(values**2) / np.var(values))
+    expected = -10 * np.log10(4 * np.mean(values**2) / np.mean(np.var(values, axis=0)))
     assert flipped.snr_db["y"] == pytest.approx(expected, abs=1e-3)
 
 
@@ -211,3 +211,23 @@ def test_original_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     judge.of(linear(2))
     judge.of(linear(3))
     assert labels == ["the original", "the rewritten model", "the rewritten model"]
+
+
+def test_what_is_the_same_for_every_image_is_no_signal() -> None:
+    # A large offset per class, as biases make it: no noise may hide behind it.
+    values = normal(64, 4) + np.array([100, -100, 50, 0], np.float32)
+    judge = Evaluation(linear(1), batches(values), threads=1)
+    noise = normal(64, 4, seed=9)
+    noisy = Evaluation(linear(1), batches(values + noise), threads=1)
+    found = signal_to_noise_db(judge._outputs["y"], noisy._outputs["y"])
+    assert found == pytest.approx(0, abs=1)
+
+
+def test_doubts_are_spoken() -> None:
+    few = Evaluation(linear(1), batches(normal(8, 4)), threads=1)
+    assert any("8 images only" in doubt for doubt in few.doubts())
+    one_sided = normal(200, 4) + np.array([100, 0, 0, 0], np.float32)
+    doubts = Evaluation(linear(1), batches(one_sided), threads=1).doubts()
+    assert any("1 class only" in doubt for doubt in doubts)
+    assert not any("images only" in doubt for doubt in doubts)
+    assert Evaluation(linear(1), batches(normal(200, 4)), threads=1).doubts() == []

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 
 import onnxsep.optimize as story
+from onnxsep.data import PRESETS
 from onnxsep.errors import BudgetError, ConfigurationError, InputError, VerificationError
 from onnxsep.latency import Comparison, Timing
 from onnxsep.optimize import optimize
@@ -202,6 +203,28 @@ def test_output_over_the_input_needs_force(network: Path, images: Path, tmp_path
     assert copy.read_bytes() == network.read_bytes()
     optimize(copy, quick(data=str(images)), output=copy, force=True)
     assert copy.read_bytes() != network.read_bytes()
+
+
+def test_input_of_whole_numbers_gets_pixels(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    model = model_from_text(
+        """
+        <ir_version: 8, opset_import: ["" : 17]>
+        pixels (uint8[batch, 3, 16, 16] image) => (float[batch, 8, 16, 16] y) {
+            x = Cast <to = 1> (image)
+            scaled = Div (x, full)
+            y = Conv <pads = [1, 1, 1, 1]> (scaled, W)
+        }
+        """,
+        W=generator.standard_normal((8, 3, 3, 3)).astype(np.float32),
+        full=np.float32(255),
+    )
+    path = tmp_path / "pixels.onnx"
+    path.write_bytes(ir.to_proto(model).SerializeToString())
+    record = optimize(path, quick(samples=8)).record
+    assert "pixels were fed as they are" in record.calibration
+    with pytest.raises(ConfigurationError, match="--preset raw"):
+        optimize(path, quick(samples=8, preprocessing=PRESETS["imagenet"]))
 
 
 def test_too_few_samples(network: Path, tmp_path: Path) -> None:

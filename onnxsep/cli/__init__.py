@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
-from onnxsep.cli.app import app
-from onnxsep.cli.console import print_error
-from onnxsep.errors import OnnxsepError
+_INTERRUPTED = 130
 
 
 def main() -> None:
-    """Entry point of the ``onnxsep`` command."""
+    """Entry point of the ``onnxsep`` command: every ending has an exit code and one sentence."""
     debug = "--debug" in sys.argv[1:]
+    try:
+        # Inside the try, because Ctrl-C may come while modules are still being read.
+        from onnxsep.cli.app import app
+        from onnxsep.cli.console import print_error
+        from onnxsep.errors import OnnxsepError
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted; nothing was written\n")
+        raise SystemExit(_INTERRUPTED) from None
     try:
         app()
     except OnnxsepError as error:
@@ -19,8 +26,19 @@ def main() -> None:
             raise
         print_error(str(error))
         raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print_error("interrupted")
+        raise SystemExit(_INTERRUPTED) from None
     except MemoryError:
         if debug:
             raise
         print_error("out of memory; use fewer --samples")
         raise SystemExit(1) from None
+    except BrokenPipeError:
+        # Who reads our table may stop reading; the interpreter must not complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if debug:
+            raise
+        print_error(f"cannot write to standard output: {error.strerror or error}")
+        raise SystemExit(6) from None

@@ -37,7 +37,8 @@ def make_console(*, stderr: bool = False, color: bool = True) -> Console:
 
 def print_error(message: str) -> None:
     """One line on standard error; control characters in strangers' names are replaced."""
-    sys.stderr.write(f"error: {printable(message)}\n")
+    if sys.stderr is not None:
+        sys.stderr.write(f"error: {printable(message)}\n")
 
 
 class PlainProgress:

@@ -195,9 +195,10 @@ def optimize_command(
         threads=threads,
         seed=seed,
     )
+    before = _fingerprint(destination)
     with contextlib.ExitStack() as stack:
         listener: Progress
-        if quiet:
+        if quiet or sys.stderr is None:
             listener = Silence()
         elif sys.stderr.isatty() and not verbose:
             terminal = make_console(stderr=True, color=not no_color)
@@ -214,13 +215,17 @@ def optimize_command(
             )
         except KeyboardInterrupt as interrupt:
             # Typer would end the run without a word.
-            raise InterruptedRunError("interrupted; nothing was written") from interrupt
+            written = _fingerprint(destination) != before
+            raise InterruptedRunError(
+                f"interrupted; {destination if written else 'nothing'} was written"
+            ) from interrupt
     if report is not None:
         write_record(result.record, report)
     if json:
         sys.stdout.write(result.record.to_json())
     elif not quiet:
         print_record(result.record, make_console(color=not no_color), report)
+    sys.stdout.flush()
 
 
 optimize_command.__doc__ = _HELP
@@ -258,6 +263,15 @@ def _preprocessing(
     if changes:
         changes["name"] = "custom" if preset is None else f"{preset}, changed"
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def _fingerprint(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _number(text: str, option: str) -> float:

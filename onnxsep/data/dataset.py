@@ -126,7 +126,10 @@ class Dataset:
 
     def _feed(self, rows: list[int]) -> dict[str, np.ndarray]:
         return {
-            name: column.take(rows[:1])[0] if name in self.unbatched else column.take(rows)
+            # The outer asarray: a row of a vector is a NumPy scalar, which onnxruntime refuses.
+            name: np.asarray(column.take(rows[:1])[0])
+            if name in self.unbatched
+            else column.take(rows)
             for name, column in self.columns.items()
         }
 

@@ -85,7 +85,9 @@ def find_images(folder: Path) -> list[Path]:
             found += [
                 Path(here, name)
                 for name in files
-                if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+                if name.lower().endswith(EXTENSIONS)
+                and not name.startswith(".")
+                and Path(here, name).is_file()  # no pipe or device, which would never end
             ]
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror or error})") from error

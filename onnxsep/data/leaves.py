@@ -46,7 +46,7 @@ _OVERSAMPLING, _SMALL_OVERSAMPLING, _SMALL_SIDE = 2, 3, 100.0
 # Exposure: slow changes of the light; blur of half of the images, in pixels, log-uniform; mean and
 # deviation of each image, and how red, green and blue differ in the mean.
 _ILLUMINATION, _ILLUMINATION_EXPONENT = 0.15, 2.0
-_BLURRED, _BLUR = 0.5, (0.3, 2.0)
+_BLURRED, _BLUR = 0.5, (0.3, 1.5)
 _MEAN, _MEAN_DEVIATION = 0.47, 0.13
 _CONTRAST = (0.14, 0.33)
 _WARMTH = np.array([0.025, 0.0, -0.03], dtype=np.float32)

@@ -130,6 +130,11 @@ class Preprocessing:
             values = np.moveaxis(values, -1, 1)
         return np.ascontiguousarray(values)
 
+    @property
+    def keeps_pixels(self) -> bool:
+        """Whether pixels come out as they went in, whole numbers from 0 to 255."""
+        return self.scale == 1.0 and set(self.mean) == {0.0} and set(self.std) == {1.0}
+
     def kept_fraction(self, height: int, width: int) -> float:
         """The part of the resized image's side that is kept for an input of that size."""
         if self.crop is not None:

@@ -35,6 +35,10 @@ Array = npt.NDArray[np.float64]
 # cancelling terms and a penalty that costs accuracy there is a decade with little to choose.
 _PENALTY = 1e-2
 _PENALTY_GROWTH = 10.0
+# Where a search ends so low that the penalty weighs more than this share of the error, as it does
+# where the weight is a sum of so few terms, it is lowered and the search goes on.
+_LARGEST_PENALTY = 0.2
+_RELEASE_ROUNDS = 6
 _PENALTY_ROUNDS = 3
 # Ridge of the preconditioner, relative to its diagonal: terms may be nearly parallel.
 _STIFFNESS = 1e-2
@@ -129,6 +133,16 @@ class _Search:
             self.penalty = max(self.penalty, np.finfo(float).eps) * _PENALTY_GROWTH
             best, more = self._search(self.project(best.first, best.depthwise)[0])
             steps += more
+        for _ in range(_RELEASE_ROUNDS):
+            error = self.problem.relative(best.squared_error)
+            if self.penalty <= _LARGEST_PENALTY * error or error < self.limits.floor:
+                break
+            self.penalty = _PENALTY * error
+            freed, more = self._search(self.project(best.first, best.depthwise)[0])
+            steps += more
+            if freed.cancellation > self.largest:
+                break
+            best = freed
         if before is not None and best.squared_error > before.squared_error:
             best = _padded(before, count)
         self.best = best

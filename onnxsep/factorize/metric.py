@@ -20,6 +20,9 @@ _KEPT_IN_DOUBLE = 2048
 _CAST_AT_ONCE = 1 << 20
 # Ridge of a channel that never varies, relative to that of the average channel.
 _DEAD_CHANNEL = 1e-3
+# The ridge is no smaller than this many roundings of S, times the root of its size, which is how
+# the spectral norm of random errors grows.
+_ROUNDINGS = 4
 
 
 class Metric:
@@ -30,8 +33,8 @@ class Metric:
         positions: K.
         second: (C * K, C * K) symmetric second moments, float32 or float64, not copied if large;
             None for the identity, the metric of a fit to the weights alone.
-        ridge: Strength of R relative to the mean variance of each channel. Relative, so that
-            scaling a channel up and its weights down changes nothing.
+        ridge: Strength of R relative to the mean variance of each channel, so that scaling a
+            channel up and its weights down changes nothing; raised to what rounding asks for.
     """
 
     def __init__(
@@ -55,16 +58,18 @@ class Metric:
             )
         if not ridge >= 0:
             raise FactorizationError(f"the ridge is a number not below 0, not {ridge}")
-        variance = np.diagonal(second).astype(np.float64).reshape(channels, positions)
-        if not np.isfinite(variance).all():
+        if not np.isfinite(second.sum(dtype=np.float64)):
             raise FactorizationError("the second moments hold NaN or infinity")
+        variance = np.diagonal(second).astype(np.float64).reshape(channels, positions)
         if (variance < 0).any():
             raise FactorizationError("the second moments hold a negative variance")
         per_channel = variance.mean(axis=1)
         average = float(per_channel.mean())
         if average == 0.0:
             return  # Constant inputs say nothing: the weights alone decide, the bias does the rest.
-        strength = ridge * np.maximum(per_channel, _DEAD_CHANNEL * average)
+        # What rounding alone may make of a direction without variance.
+        least = _ROUNDINGS * float(np.finfo(second.dtype).eps) * np.sqrt(self.features)
+        strength = max(ridge, least) * np.maximum(per_channel, _DEAD_CHANNEL * average)
         self._ridge = np.repeat(strength[:, None], positions, axis=1)
         small = self.features <= _KEPT_IN_DOUBLE
         self._second = second.astype(np.float64) if small else second

@@ -40,7 +40,7 @@ class SearchLimits:
     """
 
     improvement: float = 1e-3
-    patience: int = 5
+    patience: int = 8
     iterations: int = 300
     floor: float = 1e-10
 

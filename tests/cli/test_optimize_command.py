@@ -92,6 +92,14 @@ BAD = [
     Bad("output folder", ("small.onnx", "-o", "no/where.onnx"), 2, r"the folder no does not exist"),
     Bad("over the input", ("small.onnx", "-o", "small.onnx"), 2, r"--force"),
     Bad("report over model", ("small.onnx", "--report", "small.onnx"), 2, r"choose another file"),
+    Bad("no pass", ("small.onnx", "--passes", ""), 2, r"--passes names no pass"),
+    Bad("no data name", ("small.onnx", "--data", ""), 2, r"--data and --test-data take a name"),
+    Bad("threads", ("small.onnx", "--threads", "100000"), 2, r"--threads takes 0 .* to \d+"),
+    Bad("infinite drop", ("small.onnx", "--max-drop", "inf"), 2, r"--max-drop takes 0 or more"),
+    Bad("NaN decibels", ("small.onnx", "--min-snr", "nan"), 2, r"--min-snr takes a number"),
+    Bad("over the data", ("small.onnx", "-o", "shape.npz"), 2, r"is no \.onnx file"),
+    Bad("report over data", ("small.onnx", "--report", "shape.npz"), 2, r"is no \.json file"),
+    Bad("over a device", ("small.onnx", "-o", "/dev/null"), 2, r"is no regular file"),
     Bad("unknown option", ("small.onnx", "--dat", "x"), 2, r"No such option: --dat"),
 ]
 

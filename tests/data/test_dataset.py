@@ -56,6 +56,7 @@ def test_a_batch_holds_only_samples_that_agree_on_an_input_without_batch_axis() 
     feeds = list(data.batches(2))
     samples = [(feed["x"][:, 0].tolist(), feed["cond"].item()) for feed in feeds]
     assert samples == [([0, 1], True), ([2], True), ([3], False), ([4, 5], True)]
+    assert all(isinstance(feed["cond"], np.ndarray) for feed in feeds)
     assert all(feed["cond"].shape == () for feed in feeds)
 
 

@@ -122,6 +122,7 @@ def test_a_single_value_takes_both_values_in_halves(
     feeds = list(data.batches(4))
     assert [len(feed["x"]) for feed in feeds] == [4, 1, 4, 1]
     assert [feed["cond"].item() for feed in feeds] == [values[0]] * 2 + [values[1]] * 2
+    assert all(isinstance(feed["cond"], np.ndarray) for feed in feeds)
     assert all(feed["cond"].shape == () and feed["cond"].dtype == dtype for feed in feeds)
     for part in split(data, 0.5, 0):
         assert {feed["cond"].item() for feed in part.batches(10)} == set(values)
