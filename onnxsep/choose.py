@@ -42,6 +42,16 @@ class Budget:
         """Whether ``quality`` is within the budget."""
         return self._holds(quality, 1.0)
 
+    def holds_safely(self, quality: Quality) -> bool:
+        """Whether it is within the budget even if chance made it look better than it is.
+
+        The drop may be one standard error larger. Plans are chosen by this: choosing the most
+        daring one that looks good on few images picks those that were lucky there.
+        """
+        return self._holds(
+            dataclasses.replace(quality, drop=quality.drop + quality.drop_error), 1.0
+        )
+
     def may_recover(self, quality: Quality) -> bool:
         """Whether a better fit of the same plan has a good chance to be within the budget."""
         return self._holds(quality, _RECOVERY)
@@ -125,7 +135,7 @@ def most_daring_within(
         result = rewrite(plan)
         quality = evaluation.of(result.model)
         progress.note(_account(plan, evaluation.measure, quality))
-        if budget.holds(quality):
+        if budget.holds_safely(quality):
             best, low = Rewrite(plan, result, quality), index
         else:
             high = index

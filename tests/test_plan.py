@@ -141,5 +141,8 @@ def test_budget() -> None:
     assert budget.may_recover(quality(2.4, 20.0))
     assert not budget.may_recover(quality(2.6, 20.0))
     assert Budget(None, 20.0).holds(quality(50.0, 21.0))
+    lucky = Quality(90.0, 89.2, 0.8, 0.5, {"y": 40.0}, 250)
+    assert budget.holds(lucky)
+    assert not budget.holds_safely(lucky)
     assert "1 lost" in budget.describe()
     assert "20 dB" in budget.describe()

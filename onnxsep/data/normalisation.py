@@ -22,7 +22,7 @@ from onnxsep.data.preprocessing import PRESETS, Preprocessing, assume_preprocess
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from onnxsep.data.first_batchnorm import FirstBatchNorm
+    from onnxsep.data.first_layers import FirstBatchNorm
 
 # Images to compare with, by their number of pixels: their statistics are settled by then, and a
 # convolution over more takes time.
@@ -45,6 +45,10 @@ _WORST_DIVERGENCE = 1.0
 _RESOLUTION = 0.015
 # The order of the colours counts as found if the other order diverges this many times more.
 _COLOR_CERTAINTY = 1.5
+# Biases this many times larger than the deviation that images cause (median of the channels) mean
+# that images must have a larger range. Trained networks have 0.1 to 4; those for 0 to 255, when fed
+# with 0 to 1, 40 to 200.
+_BIAS_EXCESS = 12.0
 # Variances are compared down to this fraction of the largest channel's; below are dead channels.
 _VARIANCE_FLOOR = 1e-4
 
@@ -56,7 +60,7 @@ def find_normalisation(
 
     In this order: the model's own metadata (see `hint`); the preset under which drawn images
     give the statistics that the first BatchNormalization behind the input keeps; what custom
-    suggests, marked ``assumed``.
+    suggests (0 to 255 if the first biases ask for it), marked ``assumed``.
 
     Args:
         model: As loaded: once BatchNormalization is folded, nothing is left to compare with.
@@ -73,25 +77,55 @@ def find_normalisation(
     hint, complaint = read_hint(model, geometry, spec.name)
     if hint is not None:
         return hint, f"normalisation taken from the model's metadata: {hint.describe()}"
-    from onnxsep.data.first_batchnorm import find_first_batchnorm  # loads onnx_ir
+    from onnxsep.data.first_layers import find_first_batchnorm  # loads onnx_ir
 
+    images = _drawn_images(geometry, seed)
     statistics = find_first_batchnorm(model, spec.name)
-    if statistics is None:
-        preprocessing, said = assume_preprocessing(geometry)
-        return preprocessing, f"{complaint}{said}; no BatchNormalization to compare with"
-    preprocessing, said = _best_match(statistics, spec, geometry, seed)
+    if statistics is not None:
+        preprocessing, said = _best_match(statistics, spec, geometry, images)
+    else:
+        preprocessing, said = _assumption(model, spec, geometry, images)
     return preprocessing, complaint + said
 
 
-def _best_match(
-    statistics: FirstBatchNorm, spec: InputSpec, geometry: ImageGeometry, seed: int
-) -> tuple[Preprocessing, str]:
+def _drawn_images(geometry: ImageGeometry, seed: int) -> np.ndarray:
     height, width = geometry.height or DYNAMIC_SIDE, geometry.width or DYNAMIC_SIDE
     count = int(np.clip(_PIXELS // (height * width), _FEWEST_IMAGES, _MOST_IMAGES))
     drawn = DrawnImages(seed, count, 0, height, width, geometry.channels)
-    images = np.stack([drawn.image(index) for index in range(count)])
+    return np.stack([drawn.image(index) for index in range(count)])
+
+
+def _assumption(
+    model: ir.Model, spec: InputSpec, geometry: ImageGeometry, images: np.ndarray
+) -> tuple[Preprocessing, str]:
+    """Custom, unless the biases of the first convolution speak for the range 0 to 255.
+
+    A network trained on 0 to 255 has weights small enough for that range; fed with numbers near 1,
+    its first layer gives hardly more than its biases.
+    """
+    from onnxsep.data.first_layers import find_first_convolution
+
+    custom, said = assume_preprocessing(geometry)
+    first = find_first_convolution(model, spec.name)
+    if first is None or not np.any(first.bias):
+        return custom, f"{said}; no BatchNormalization to compare with"
+    applied = custom.resolve(geometry, spec.name).apply(images).astype(spec.dtype)
+    ((_, variance),) = first.upto.measure([applied])
+    excess = float(np.median(np.abs(first.bias) / (np.sqrt(variance) + np.finfo(np.float64).tiny)))
+    if excess <= _BIAS_EXCESS:
+        return custom, f"{said}; no BatchNormalization to compare with"
+    raw = PRESETS["gray_raw" if geometry.channels == 1 else "raw"]
+    return dataclasses.replace(raw, assumed=True), (
+        f"the normalisation was assumed, not found: {raw.describe()}, because the biases of "
+        f"'{first.name}' are {excess:.0f} times what images from 0 to 1 would change there"
+    )
+
+
+def _best_match(
+    statistics: FirstBatchNorm, spec: InputSpec, geometry: ImageGeometry, images: np.ndarray
+) -> tuple[Preprocessing, str]:
     candidates = [preset.resolve(geometry, spec.name) for preset in _candidates(geometry)]
-    measured = statistics.measure(
+    measured = statistics.before.measure(
         candidate.apply(images).astype(spec.dtype) for candidate in candidates
     )
     divergences = {
@@ -100,7 +134,7 @@ def _best_match(
     }
     smallest = min(divergences.values())
     best = next(c for c in candidates if divergences[c] <= smallest + _RESOLUTION)
-    where = f"'{statistics.name}'" if statistics.name else "the first BatchNormalization"
+    where = f"'{statistics.name}'"
     if not smallest <= _WORST_DIVERGENCE:
         preprocessing, said = assume_preprocessing(geometry)
         return preprocessing, f"{said}; no common one explains the statistics of {where}"

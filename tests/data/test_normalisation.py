@@ -13,7 +13,7 @@ import pytest
 
 from onnxsep.data import PRESETS, Preprocessing, find_normalisation, input_specs
 from onnxsep.data.drawn import DrawnImages
-from onnxsep.data.first_batchnorm import find_first_batchnorm
+from onnxsep.data.first_layers import find_first_batchnorm
 from onnxsep.data.hint import METADATA_KEY
 
 CHANNELS = 12
@@ -193,6 +193,24 @@ def test_what_cannot_be_found_is_assumed(case: AssumedCase) -> None:
     assert case.said in said
 
 
+@pytest.mark.parametrize(
+    ("scale", "expected"), [(1.0, "imagenet"), (1 / 128, "raw")], ids=["unit", "raw"]
+)
+@pytest.mark.parametrize("channels", [3, 1], ids=["color", "gray"])
+def test_biases_far_above_what_images_change_speak_for_the_full_range(
+    channels: int, scale: float, expected: str
+) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, CHANNELS, 32, 32] x) => (float[n, 12, 30, 30] y) { y = Conv (x, w, b) }"""
+    bias = np.random.default_rng(0).normal(0, 1, 12).astype(np.float32)
+    arrays = {"w": WEIGHT[:, :channels] * np.float32(scale), "b": bias}
+    found, said = find(build(text.replace("CHANNELS", str(channels)), arrays))
+    if channels == 1:
+        expected = {"imagenet": "gray_unit", "raw": "gray_raw"}[expected]
+    assert (found.name, found.assumed) == (expected, True)
+    assert ("because the biases of 'y' are" in said) == expected.endswith("raw")
+
+
 def test_a_model_without_images() -> None:
     model = build(
         """<ir_version: 8, opset_import: ["" : 17]>
@@ -282,6 +300,9 @@ TRAINED = [
     TrainedCase("models/tiny_darknet_imagenet.onnx", True, "unit"),
     TrainedCase("models/vdsr.onnx", False, "gray_unit"),
     TrainedCase("models/squeezenet11_imagenet.onnx", False, "imagenet"),
+    TrainedCase("models/mobilenetv2_imagenet.onnx", False, "imagenet"),
+    TrainedCase("models/resnet8_wide_cifar10.onnx", False, "raw"),
+    TrainedCase("models/yunet_n_dynamic.onnx", False, "raw"),
     TrainedCase("odd/slimnet8_inside_If.onnx", True, "cifar10"),
     TrainedCase("odd/slimnet8_fp16.onnx", True, "cifar10"),
     TrainedCase("odd/slimnet8_ir3_opset8_init_in_inputs.onnx", True, "cifar10"),

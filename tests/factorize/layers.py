@@ -10,6 +10,9 @@ from onnxsep.factorize import LayerProblem, MomentAccumulator, Moments
 
 KERNELS = st.sampled_from([(1, 1), (3,), (2, 3), (3, 3), (1, 5), (5, 5), (7, 7), (2, 2, 3)])
 
+# What rounding and the jitter of nearly singular normal matrices may do to a relative error.
+ROUNDING = 1e-8
+
 
 def patches(
     channels: int, positions: int, rows: int = 400, seed: int = 0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnxsep.errors import FactorizationError
 from onnxsep.factorize import LayerProblem, fit_cp, fit_depthwise_pointwise
 
-from .layers import KERNELS, layer, moments_of, patches
+from .layers import KERNELS, ROUNDING, layer, moments_of, patches
 
 
 @settings(deadline=None, max_examples=25)
@@ -23,11 +23,11 @@ def test_error_falls_with_terms(
     problem = layer(outputs, channels, kernel, shifted=shifted)
     fits = fit_cp(problem, (1, 3, 6))
     for worse, better in itertools.pairwise(fits):
-        assert better.error <= worse.error + 1e-9
+        assert better.error <= worse.error + ROUNDING
     for fit in fits:
         dense = fit.factors.dense()
-        assert fit.error == pytest.approx(problem.error(dense), rel=1e-6, abs=1e-8)
-        assert fit.error >= problem.unexplained - 1e-8
+        assert fit.error == pytest.approx(problem.error(dense), rel=1e-6, abs=ROUNDING)
+        assert fit.error >= problem.unexplained - ROUNDING
         assert fit.cancellation <= 10
         np.testing.assert_allclose(fit.bias, problem.fitted_bias(dense), rtol=1e-6, atol=1e-9)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnxsep.errors import FactorizationError
 from onnxsep.factorize import LayerProblem, fit_pointwise_depthwise
 
-from .layers import KERNELS, layer
+from .layers import KERNELS, ROUNDING, layer
 
 
 @settings(deadline=None, max_examples=25)
@@ -25,12 +25,12 @@ def test_error_falls_with_rank_and_beats_the_weights_alone(
     ranks = [fit.factors.rank for fit in fits]
     plain = fit_pointwise_depthwise(LayerProblem.weights_only(problem.weight), ranks)
     for worse, better in itertools.pairwise(fits):
-        assert better.error <= worse.error + 1e-9
+        assert better.error <= worse.error + ROUNDING
     for fit, from_weights in zip(fits, plain, strict=True):
         dense = fit.factors.dense()
-        assert fit.error == pytest.approx(problem.error(dense), rel=1e-6, abs=1e-9)
-        assert problem.unexplained - 1e-9 <= fit.error
-        assert fit.error <= problem.error(from_weights.factors.dense()) + 1e-9
+        assert fit.error == pytest.approx(problem.error(dense), rel=1e-6, abs=ROUNDING)
+        assert problem.unexplained - ROUNDING <= fit.error
+        assert fit.error <= problem.error(from_weights.factors.dense()) + ROUNDING
         np.testing.assert_allclose(fit.bias, problem.fitted_bias(dense))
 
 

@@ -414,3 +414,21 @@ def test_error_behind_the_activation_is_what_counts() -> None:
         Separate({"conv": 2}, calibration, behind_activation=behind)(model)
         errors.append(float(np.mean((run(model, held_out)[0] - expected) ** 2)))
     assert errors[1] < 0.95 * errors[0]
+
+
+def test_weight_of_nothing_but_zeros_goes_through() -> None:
+    model = model_from_text(
+        """
+        <ir_version: 8, opset_import: ["" : 17]>
+        agraph (float[batch, 8, 6, 6] x) => (float[batch, 4, 4, 4] y) {
+            [conv] a = Conv (x, W, B)
+            y = Relu (a)
+        }
+        """,
+        W=np.zeros((4, 8, 3, 3), np.float32),
+        B=np.arange(4, dtype=np.float32),
+    )
+    original = model.clone()
+    result = Separate({"conv": 1}, calibration_for(model))(model)
+    assert len(result.changes) + len(result.refusals) == 1
+    assert_same_model(original, model)
