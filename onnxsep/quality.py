@@ -266,7 +266,7 @@ def load_metric(reference: str) -> Metric:
         sys.path.insert(0, folder)
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # the user's module may raise anything
+    except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise ConfigurationError(
             f"--metric {reference}: {type(error).__name__}: {error}"
         ) from error
@@ -285,7 +285,7 @@ def _call_metric(
         raise ConfigurationError("no metric function was given")
     try:
         value = float(measure.metric(outputs, labels, targets))
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise ConfigurationError(
             f"the metric function raised {type(error).__name__}: {error}"
         ) from error

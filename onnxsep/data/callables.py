@@ -127,7 +127,7 @@ def _yielded(source: str) -> Iterator[object]:
     module_name, _, function_name = source.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module can fail with anything
+    except (Exception, SystemExit) as error:  # a user's module can fail with anything
         raise InputError(
             f"{source}: cannot import '{module_name}' ({_said(error)}); modules are looked for in "
             f"the installed packages and in {os.getcwd()}"
@@ -140,7 +140,7 @@ def _yielded(source: str) -> Iterator[object]:
         yield from [result] if isinstance(result, Mapping) else result
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{source}: failed ({_said(error)})") from error
 
 

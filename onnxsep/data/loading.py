@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from onnxsep.data.labels import read_labels
 from onnxsep.data.preprocessing import Preprocessing, assume_preprocessing
 from onnxsep.errors import InputError
 
+_NAMES_SHOWN = 8
 _KINDS = "a folder of images, an .npz or .npy file, or package.module:function"
 
 
@@ -96,6 +98,12 @@ def _from_file(path: Path, model: ModelSide, samples: int | None, seed: int) -> 
         wanted = {spec.name for spec in model.inputs} | {IMAGES, LABELS, TARGETS}
         wanted |= set(model.outputs) | {f"{TARGETS}_{output}" for output in model.outputs}
         arrays = read_npz(path, wanted.__contains__)
+        if not arrays:
+            raise InputError(
+                f"{path}: none of its arrays ({_names_in(path)}) is an input of the model "
+                f"({', '.join(spec.describe() for spec in model.inputs)}) or '{IMAGES}' "
+                "(uint8, N×H×W×C)"
+            )
     elif path.suffix.lower() == ".npy":
         arrays = {_lone_name(path, model): map_npy(path)}
     else:
@@ -103,6 +111,14 @@ def _from_file(path: Path, model: ModelSide, samples: int | None, seed: int) -> 
     return dataset_from_arrays(
         arrays, model, origin=str(path), source=path.name, samples=samples, seed=seed
     )
+
+
+def _names_in(path: Path) -> str:
+    """Names of the arrays in an .npz, a few of them."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+    shown = ", ".join(f"'{name}'" for name in names[:_NAMES_SHOWN])
+    return shown + (", ..." if len(names) > _NAMES_SHOWN else "") or "it has none"
 
 
 def _lone_name(path: Path, model: ModelSide) -> str:

@@ -105,7 +105,7 @@ def with_nan(array: np.ndarray, *index: int, value: float = np.nan) -> np.ndarra
 
 GOOD = ramp(2, 3, 4, 4)
 WRONG = [
-    WrongCase("no such array", {"X": GOOD}, r"no array for the model's input 'x'.*it has no arr"),
+    WrongCase("no such array", {"X": GOOD}, r"none of its arrays .'X'. is an input of the model .'x'"),
     WrongCase("one of two", {"x": GOOD}, r"no array for.*'v'.*it has 'x'", (X, VECTOR)),
     WrongCase("channels", {"x": ramp(2, 1, 4, 4)}, r"'x' has shape 2×1×4×4.*wants N×3×4×4"),
     WrongCase("channels last", {"x": ramp(2, 4, 4, 3)}, r"has shape 2×4×4×3"),
@@ -319,3 +319,11 @@ def test_another_kind_of_file(tmp_path: Path) -> None:
     (tmp_path / "a.mat").write_text("")
     with pytest.raises(InputError, match=r"a\.mat: not a supported kind of data; give a folder"):
         load(tmp_path / "a.mat", X)
+
+
+def test_npz_without_any_fitting_array_names_those_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.npz"
+    np.savez(path, foo=np.zeros(3), bar=np.zeros(3))
+    specs = [InputSpec("x", ("n", 3, 8, 8), np.dtype(np.float32))]
+    with pytest.raises(InputError, match=r"'foo', 'bar'.*'x'"):
+        load_dataset(str(path), specs, outputs=["y"], preprocessing=None, samples=None, seed=0)
