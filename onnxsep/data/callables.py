@@ -144,7 +144,7 @@ def _yielded(source: str) -> Iterator[object]:
         raise InputError(f"{source}: failed ({_said(error)})") from error
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 

@@ -105,7 +105,9 @@ def with_nan(array: np.ndarray, *index: int, value: float = np.nan) -> np.ndarra
 
 GOOD = ramp(2, 3, 4, 4)
 WRONG = [
-    WrongCase("no such array", {"X": GOOD}, r"none of its arrays .'X'. is an input of the model .'x'"),
+    WrongCase(
+        "no such array", {"X": GOOD}, r"none of its arrays .'X'. is an input of the model .'x'"
+    ),
     WrongCase("one of two", {"x": GOOD}, r"no array for.*'v'.*it has 'x'", (X, VECTOR)),
     WrongCase("channels", {"x": ramp(2, 1, 4, 4)}, r"'x' has shape 2×1×4×4.*wants N×3×4×4"),
     WrongCase("channels last", {"x": ramp(2, 4, 4, 3)}, r"has shape 2×4×4×3"),
