@@ -21,6 +21,7 @@ from onnxsep.convolution import ConvSite, find_convolutions
 from onnxsep.errors import FactorizationError
 from onnxsep.factorize import (
     DEFAULT_RIDGE,
+    STEADY_LEAK,
     DepthwisePointwise,
     Fit,
     LayerProblem,
@@ -38,6 +39,9 @@ from onnxsep.targets import TARGETS, Target
 # input misses every blocked layout.
 FEWEST_CHANNELS = 8
 _STRONGEST_RIDGE = 0.2
+# With so many images a refit behind the activation needs no steadying: on 1,000 images ResNet20 at
+# rank 2 gains 0.6 to 2 points without, SimpNet-300k one.
+_MANY_IMAGES = 256
 # Rows of the refit behind the activation, and the memory that they may take.
 _REFIT_ROWS = 24_576
 _REFIT_BYTES = 192 * 2**20
@@ -211,6 +215,7 @@ class Separate(LossyPass):
             sums,
             surroundings.activation,
             offsets=rows.offsets,
+            leak=STEADY_LEAK if samples < _MANY_IMAGES else 0.0,
         )
         return dataclasses.replace(fit, factors=behind.factors, bias=behind.bias)
 

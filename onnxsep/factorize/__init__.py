@@ -1,7 +1,7 @@
 """Separable forms of a convolution and the solvers that fit them: arrays in, factors out."""
 
 from onnxsep.factorize.activation import Activation, ActivationKind
-from onnxsep.factorize.behind_activation import ActivationFit, refit_behind_activation
+from onnxsep.factorize.behind_activation import STEADY_LEAK, ActivationFit, refit_behind_activation
 from onnxsep.factorize.cp import fit_cp
 from onnxsep.factorize.curve import FORMS, rank_curve
 from onnxsep.factorize.depthwise_pointwise import fit_depthwise_pointwise
@@ -15,7 +15,7 @@ from onnxsep.factorize.forms import (
     Stage,
     dense_cost,
 )
-from onnxsep.factorize.minimize import SearchLimits, default_limits
+from onnxsep.factorize.minimize import THOROUGH, SearchLimits, default_limits
 from onnxsep.factorize.moments import MomentAccumulator, Moments
 from onnxsep.factorize.pointwise_depthwise import fit_pointwise_depthwise
 from onnxsep.factorize.problem import DEFAULT_RIDGE, LayerProblem, default_ridge
@@ -24,6 +24,8 @@ from onnxsep.factorize.ragged import fit_ragged
 __all__ = [
     "DEFAULT_RIDGE",
     "FORMS",
+    "STEADY_LEAK",
+    "THOROUGH",
     "Activation",
     "ActivationFit",
     "ActivationKind",

@@ -26,11 +26,10 @@ Array = npt.NDArray[np.float64]
 Single = npt.NDArray[np.float32]
 FormT = TypeVar("FormT", bound=Factors)
 
-# Slope of the activation during the search where it would be flat. What is cut off says little
-# about the error but steadies it: fits to few samples generalise better with it than without.
-_LEAK = 0.1
+# What is cut off by an activation says little about the error but steadies a fit to few samples.
+STEADY_LEAK = 0.1
 # Every how many-th row is kept out of the fit to judge it.
-_HOLDOUT = 6
+_HOLDOUT = 12
 # How far from the old factors to the new ones; the best on the rows kept out is taken.
 _BLENDS = (1.0, 0.5)
 # Steps after which the curvature is taken anew.
@@ -69,11 +68,12 @@ def refit_behind_activation(
     activation: Activation,
     *,
     offsets: npt.NDArray[np.floating] | None = None,
+    leak: float = STEADY_LEAK,
     limits: SearchLimits | None = None,
 ) -> ActivationFit[FormT]:
     """Search all factors and the bias for the smallest error behind the activation.
 
-    One row in six is kept out of the fit, to judge it and to shorten it where it went too far;
+    One row in twelve is kept out of the fit, to judge it and to shorten it where it went too far;
     rows that lie next to each other in an image should therefore come as blocks of rows.
 
     Args:
@@ -85,10 +85,12 @@ def refit_behind_activation(
         activation: The activation that follows.
         offsets: (rows, N) what the rewritten network adds to this layer's output in front of the
             activation (a shortcut), if it adds anything; the targets are then sums as well.
+        leak: Slope of the activation during the search where it would be flat. Fits to the rows of
+            few images generalise better with it, to those of many images without (0).
         limits: When the search ends.
 
     Raises:
-        FactorizationError: Shapes do not fit, there are fewer than twelve rows, or a number is NaN
+        FactorizationError: Shapes do not fit, there are fewer than 24 rows, or a number is NaN
             or infinite.
     """
     rows, wanted, added = _checked(factors, bias, patches, targets, offsets)
@@ -102,7 +104,7 @@ def refit_behind_activation(
     flat_mean = fitted.patches.mean.ravel()
     old_dense = factors.dense().reshape(len(bias), -1)
     old = np.concatenate([form.pack(), bias + old_dense @ flat_mean])
-    objective = _Objective(form, fitted, activation.softened(_LEAK))
+    objective = _Objective(form, fitted, activation.softened(leak))
     steps = minimize(objective, old, limits or _LIMITS)
 
     judge = _Objective(form, judged, activation)

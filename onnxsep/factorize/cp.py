@@ -31,15 +31,17 @@ from onnxsep.factorize.ranks import checked_ranks
 
 Array = npt.NDArray[np.float64]
 
-# Weight of the penalty relative to the error at the start: between a search that drowns in
-# cancelling terms and a penalty that costs accuracy there is a decade with little to choose.
-_PENALTY = 1e-2
+# Weight of the penalty relative to the error, at the start and as the search is taken up again:
+# first strong, which keeps out of the valleys, then weak, which costs less than a percent of the
+# error; the terms cancel each other two to five times over in the end, a hundred without.
+_PENALTIES = (1e-2, 3e-3, 1e-3)
+# The last penalty is lowered further while it weighs more than this share of the error, as it does
+# where the weight is a sum of so few terms and the error vanishes.
+_LARGEST_PENALTY = 2e-2
+_RELEASES = 6
+# If even the first penalty lets the terms cancel more than they may, it is raised.
 _PENALTY_GROWTH = 10.0
-# Where a search ends so low that the penalty weighs more than this share of the error, as it does
-# where the weight is a sum of so few terms, it is lowered and the search goes on.
-_LARGEST_PENALTY = 0.2
-_RELEASE_ROUNDS = 6
-_PENALTY_ROUNDS = 3
+_RAISES = 3
 # Ridge of the preconditioner, relative to its diagonal: terms may be nearly parallel.
 _STIFFNESS = 1e-2
 LARGEST_CANCELLATION = 10.0
@@ -115,34 +117,22 @@ class _Search:
     def with_terms(self, count: int) -> Fit[CanonicalPolyadic]:
         """Fit with ``count`` terms, more than any fit before."""
         before = self.best
-        fresh = self._leading(self.problem.target, count)
-        if before is None:
-            start = self.project(*fresh)[0]
-            self.penalty = _PENALTY * self.problem.relative(start.squared_error)
-            start = self.project(*fresh)[0]
-        else:
-            error = self.problem.relative(before.squared_error)
-            self.penalty = min(self.penalty, _PENALTY * error)
-            extended = self._extended(before, count)
-            candidates = [self.project(*fresh)[0], self.project(*extended)[0]]
-            start = min(candidates, key=lambda candidate: candidate.penalized_error)
-        best, steps = self._search(start)
-        for _ in range(_PENALTY_ROUNDS):
+        self.penalty = 0.0
+        starts = [self._leading(self.problem.target, count)]
+        if before is not None:
+            starts.append(self._extended(before, count))
+        candidates = [self.project(*start)[0] for start in starts]
+        best = min(candidates, key=lambda candidate: candidate.squared_error)
+        self.penalty = _PENALTIES[0] * self.problem.relative(best.squared_error)
+        best, steps = self._search(best)
+        for _ in range(_RAISES):
             if best.cancellation <= self.largest:
                 break
-            self.penalty = max(self.penalty, np.finfo(float).eps) * _PENALTY_GROWTH
-            best, more = self._search(self.project(best.first, best.depthwise)[0])
+            self.penalty = max(self.penalty, float(np.finfo(np.float64).eps)) * _PENALTY_GROWTH
+            best, more = self._search(best)
             steps += more
-        for _ in range(_RELEASE_ROUNDS):
-            error = self.problem.relative(best.squared_error)
-            if self.penalty <= _LARGEST_PENALTY * error or error < self.limits.floor:
-                break
-            self.penalty = _PENALTY * error
-            freed, more = self._search(self.project(best.first, best.depthwise)[0])
-            steps += more
-            if freed.cancellation > self.largest:
-                break
-            best = freed
+        best, more = self._released(best)
+        steps += more
         if before is not None and best.squared_error > before.squared_error:
             best = _padded(before, count)
         self.best = best
@@ -196,7 +186,28 @@ class _Search:
             to_depthwise.astype(np.float64) @ self.position_white.T,
         )
 
+    def _released(self, best: _Projected) -> tuple[_Projected, int]:
+        """Search on with weaker penalties, as long as the terms do not cancel too much."""
+        steps = 0
+        shares = [*_PENALTIES[1:], *[_PENALTIES[-1]] * _RELEASES]
+        for index, share in enumerate(shares):
+            error = self.problem.relative(best.squared_error)
+            planned = index < len(_PENALTIES) - 1
+            if error < self.limits.floor or share * error >= self.penalty:
+                break
+            if not planned and self.penalty <= _LARGEST_PENALTY * error:
+                break
+            self.penalty = share * error
+            freed, more = self._search(best)
+            steps += more
+            if freed.cancellation > self.largest:
+                break
+            best = freed
+        return best, steps
+
     def _search(self, start: _Projected) -> tuple[_Projected, int]:
+        """Search with the penalty of the moment."""
+        start = self.project(start.first, start.depthwise)[0]
         if self.problem.output_variance <= 0:
             return start, 0
         objective = _Objective(self, start)

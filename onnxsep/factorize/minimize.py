@@ -45,6 +45,9 @@ class SearchLimits:
     floor: float = 1e-10
 
 
+THOROUGH = SearchLimits(improvement=1e-4, iterations=3000)
+"""Limits for a last fit that may take five times as long for the last two per cent."""
+
 # Layers of more features than this are searched with _LARGE: a step takes seconds, and the last
 # percent is not worth a minute.
 _LARGE_FEATURES = 2048
