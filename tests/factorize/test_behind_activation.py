@@ -239,7 +239,7 @@ class BadCase:
 
 BAD = [
     BadCase("patches", (40, 53), (40, 10), 10, r"patches must have shape \(rows, 54\)"),
-    BadCase("few rows", (11, 54), (11, 10), 10, "12 rows and more"),
+    BadCase("few rows", (11, 54), (11, 10), 10, "24 rows and more"),
     BadCase("targets", (40, 54), (39, 10), 10, "targets must have shape"),
     BadCase("bias", (40, 54), (40, 10), 9, "bias must have shape"),
 ]
