@@ -39,6 +39,8 @@ _PENALTIES = (1e-2, 3e-3, 1e-3)
 # where the weight is a sum of so few terms and the error vanishes.
 _LARGEST_PENALTY = 2e-2
 _RELEASES = 6
+# Share of all steps that the first penalty may take.
+_FIRST_SHARE = 0.7
 # If even the first penalty lets the terms cancel more than they may, it is raised.
 _PENALTY_GROWTH = 10.0
 _RAISES = 3
@@ -124,14 +126,15 @@ class _Search:
         candidates = [self.project(*start)[0] for start in starts]
         best = min(candidates, key=lambda candidate: candidate.squared_error)
         self.penalty = _PENALTIES[0] * self.problem.relative(best.squared_error)
-        best, steps = self._search(best)
+        most = self.limits.iterations
+        best, steps = self._search(best, int(_FIRST_SHARE * most))
         for _ in range(_RAISES):
             if best.cancellation <= self.largest:
                 break
             self.penalty = max(self.penalty, float(np.finfo(np.float64).eps)) * _PENALTY_GROWTH
-            best, more = self._search(best)
+            best, more = self._search(best, most)
             steps += more
-        best, more = self._released(best)
+        best, more = self._released(best, most - steps)
         steps += more
         if before is not None and best.squared_error > before.squared_error:
             best = _padded(before, count)
@@ -186,33 +189,34 @@ class _Search:
             to_depthwise.astype(np.float64) @ self.position_white.T,
         )
 
-    def _released(self, best: _Projected) -> tuple[_Projected, int]:
+    def _released(self, best: _Projected, most: int) -> tuple[_Projected, int]:
         """Search on with weaker penalties, as long as the terms do not cancel too much."""
         steps = 0
         shares = [*_PENALTIES[1:], *[_PENALTIES[-1]] * _RELEASES]
         for index, share in enumerate(shares):
             error = self.problem.relative(best.squared_error)
             planned = index < len(_PENALTIES) - 1
-            if error < self.limits.floor or share * error >= self.penalty:
+            if steps >= most or error < self.limits.floor or share * error >= self.penalty:
                 break
             if not planned and self.penalty <= _LARGEST_PENALTY * error:
                 break
             self.penalty = share * error
-            freed, more = self._search(best)
+            freed, more = self._search(best, most - steps)
             steps += more
             if freed.cancellation > self.largest:
                 break
             best = freed
         return best, steps
 
-    def _search(self, start: _Projected) -> tuple[_Projected, int]:
+    def _search(self, start: _Projected, most: int) -> tuple[_Projected, int]:
         """Search with the penalty of the moment."""
         start = self.project(start.first, start.depthwise)[0]
         if self.problem.output_variance <= 0:
             return start, 0
         objective = _Objective(self, start)
         point = np.hstack([start.first, start.depthwise]).ravel()
-        steps = minimize(objective, point, self.limits)
+        limits = dataclasses.replace(self.limits, iterations=min(most, self.limits.iterations))
+        steps = minimize(objective, point, limits)
         return objective.best, steps
 
     def _extended(self, before: _Projected, count: int) -> tuple[Array, Array]:
