@@ -1,6 +1,6 @@
-"""What the data are worth: ResNet20 on CIFAR-10, every convolution but the first at one rank.
+"""What the data are worth: CIFAR-10 networks, every convolution but the first at one rank.
 
-    python benchmarks/separate_resnet20.py [--data FOLDER] [--ranks 3 2 1] [--network resnet20]
+    python benchmarks/separate_networks.py [--data FOLDER] [--ranks 3 2 1] [--network resnet20]
 
 FOLDER holds ``models/`` and ``cifar10/`` (default: ../shared/data beside the project). Prints a
 Markdown table: accuracy on 500 test images with the fit to the weights alone, to drawn images, and
