@@ -32,6 +32,7 @@ from PIL import Image
 from scipy import optimize
 
 from onnxsep.factorize import (
+    THOROUGH,
     Activation,
     ActivationFit,
     CanonicalPolyadic,
@@ -75,7 +76,7 @@ def cifar(mean: Sequence[float], deviation: Sequence[float]) -> Callable[[Path, 
         name = "test.npz" if unseen else "calibration.npz"
         with np.load(data / "cifar10" / name, allow_pickle=False) as archive:
             images = archive["images"][:500].astype(np.float32) / 255
-        normal = (images - np.array(mean, np.float32)) / np.array(deviation, np.float32)
+        normal: Single = (images - np.array(mean, np.float32)) / np.array(deviation, np.float32)
         return np.ascontiguousarray(normal.transpose(0, 3, 1, 2))
 
     return feeds
@@ -90,7 +91,10 @@ def imagenet(size: int, *, caffe: bool) -> Callable[[Path, bool], Single]:
             pixels = np.asarray(Image.open(path).convert("RGB"), np.float32)
             images.append(pixels[border : border + size, border : border + size])
         stack = np.stack(images)
-        stack = stack[..., ::-1] - np.array([104, 117, 123], np.float32) if caffe else stack / 255
+        if caffe:
+            stack = stack[..., ::-1] - np.array([104, 117, 123], np.float32)
+        else:
+            stack /= 255
         return np.ascontiguousarray(stack.transpose(0, 3, 1, 2))
 
     return feeds
@@ -250,10 +254,15 @@ def dense_lbfgs(
     return unpacked(result.x), time.perf_counter() - begin
 
 
-def plain_cp(weight: Array, terms: int) -> CanonicalPolyadic:
-    """Terms of the weights alone, for (b) to start from."""
-    fit = fit_cp(LayerProblem.weights_only(weight), [terms])[0]
-    return fit.factors
+def cancellation(problem: LayerProblem, factors: CanonicalPolyadic) -> float:
+    """As in `Fit.cancellation`, for terms that are not ours."""
+    middle = factors.first[:, :, None] * factors.depthwise[:, None, :]
+    normal = (
+        problem.metric.applied(middle.reshape(factors.terms, -1))
+        @ middle.reshape(factors.terms, -1).T
+    )
+    gram = factors.last.T @ factors.last
+    return float(np.sqrt(np.diagonal(gram) @ np.diagonal(normal) / np.vdot(gram, normal)))
 
 
 def table_layers(data: Path) -> Iterator[str]:
@@ -274,25 +283,22 @@ def table_layers(data: Path) -> Iterator[str]:
             for fit, svd in zip(ours, fit_depthwise_pointwise(plain, (1, 2, 3)), strict=True)
         ]
         begin = time.perf_counter()
-        cp = fit_cp(problem, [problem.channels])[0]
+        cp = fit_cp(problem, [problem.channels], limits=THOROUGH)[0]
         seconds = time.perf_counter() - begin
-        cases.append(
-            (
-                f"CP {cp.factors.terms} (cancels {cp.cancellation:.1f})",
-                plain_cp(layer.weight, problem.channels),
-                cp.factors,
-                cp.error,
-                seconds,
-            )
-        )
+        weights = fit_cp(plain, [problem.channels])[0]
+        name = f"CP {cp.factors.terms} (cancels {cp.cancellation:.1f})"
+        cases.append((name, weights.factors, cp.factors, cp.error, seconds))
         for form, start, factors, error, seconds in cases:
             rival, rival_seconds = dense_lbfgs(problem, start)
             svd_error, rival_error = (problem.error(item.dense()) for item in (start, rival))
+            cancels = ""
+            if isinstance(rival, CanonicalPolyadic):
+                cancels = f", cancels {cancellation(problem, rival):.1f}"
             unseen = [judge.error(item.dense()) for item in (start, rival, factors)]
             yield (
                 f"| {layer.name} | {size} | {form} "
                 f"| {svd_error:.4f} (unseen {unseen[0]:.4f}) "
-                f"| {rival_error:.4f} (unseen {unseen[1]:.4f}), {rival_seconds:.2f} s "
+                f"| {rival_error:.4f} (unseen {unseen[1]:.4f}{cancels}), {rival_seconds:.2f} s "
                 f"| {error:.4f} (unseen {unseen[2]:.4f}), {seconds:.2f} s "
                 f"| {error / svd_error - 1:+.0%} | {error / rival_error - 1:+.2%} |"
             )

@@ -3,10 +3,10 @@
 Variable projection (Golub and Pereyra, 1973): for given filters A the pointwise factor is a linear
 least-squares solution, P = T Aᵀ (A S Aᵀ)⁻¹ with T = W* S, so that only the filters are searched,
 with L-BFGS and the exact gradient 2 [(PᵀP)(A S) − PᵀT] at the K non-zeros of every row of A. The
-filters are searched in coordinates in which each channel's K × K block of S is the identity and in
-which every filter carries the strength of its term, so that the Hessian starts near the identity.
-The start is the singular value decomposition of each W*[:, c, :] in those coordinates, and from one
-rank to the next the best filters so far with the term that lowers the error most.
+filters are searched in coordinates in which each channel's K × K block of S is the identity, and
+preconditioned by each channel's r × r block of PᵀP, together the Hessian of a channel alone. The
+start is the singular value decomposition of each W*[:, c, :] in those coordinates; from one rank to
+the next it is the best filters so far and those that what is left of each W*[:, c, :] asks for.
 """
 
 from __future__ import annotations
