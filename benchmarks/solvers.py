@@ -43,6 +43,8 @@ from onnxsep.factorize import (
 
 # L-BFGS stands still once a step gains less than this share of the output variance.
 STANDSTILL = 1e-9
+# It is stopped here, relative to our error, where times are compared: its last percent takes ages.
+NEARLY = 1.01
 
 
 def moments(rows: Single) -> Moments:
@@ -232,9 +234,9 @@ def table_time() -> Iterator[str]:
         seconds = time.perf_counter() - begin
         yield f"| {name} | depthwise-pointwise 2 | {seconds:.2f} | {single.error:.4f} |"
         start = fit_depthwise_pointwise(LayerProblem.weights_only(problem.weight), (2,))[0]
-        rival, rival_seconds = dense_lbfgs(problem, start.factors, single.error)
+        rival, rival_seconds = dense_lbfgs(problem, start.factors, NEARLY * single.error)
         error = problem.error(rival.dense())
-        longer = f"dense L-BFGS to the same error, {rival_seconds / seconds:.0f} times as long"
+        longer = f"dense L-BFGS to 1 % above, {rival_seconds / seconds:.0f} times as long"
         yield f"| {name} | {longer} | {rival_seconds:.2f} | {error:.4f} |"
         begin = time.perf_counter()
         cps = fit_cp(problem, terms)
