@@ -44,6 +44,18 @@ class OutputError(OnnxsepError):
     exit_code = 6
 
 
+class SlowerError(OnnxsepError):
+    """A cell of the benchmark is slower than the baseline by more than was allowed, on evidence."""
+
+    exit_code = 7
+
+
+class CellsFailedError(OnnxsepError):
+    """A cell of the benchmark crashed, hung, ran out of memory or ran elsewhere than it had to."""
+
+    exit_code = 8
+
+
 class FactorizationError(OnnxsepError):
     """The arrays given to a solver admit no sensible result (NaN, wrong shapes, no samples)."""
 

@@ -1,0 +1,1 @@
+"""The benchmark: a matrix of cells, a fresh process for each, and what the times prove."""
