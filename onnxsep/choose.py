@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
-from onnxsep.constants import add_initializer
 from onnxsep.convolution import find_convolutions
 from onnxsep.evaluation import Evaluation
 from onnxsep.passes.base import RewriteResult
+from onnxsep.passes.lowering import replace_by_dense_equivalent
 from onnxsep.plan import Candidate, LayerOptions, Plan
 from onnxsep.progress import Progress
 from onnxsep.quality import Measure, Quality
@@ -110,18 +110,19 @@ def most_daring_within(
     Returns:
         The best rewrite, or None if no plan that rewrites anything holds the budget.
     """
-    useful = [plan for plan in plans if plan.ranks]
+    useful = [plan for plan in plans if plan.decisions]
     if not useful:
         return None
     candidates = {
-        (option.site.name, candidate.rank): candidate
+        (option.site.name, candidate.decision): candidate
         for option in options
         for candidate in option.candidates
     }
 
     def quick(index: int) -> bool:
         progress.step(f"plan {index + 1} of {len(useful)}")
-        chosen = {name: candidates[name, rank] for name, rank in useful[index].ranks.items()}
+        decisions = useful[index].decisions
+        chosen = {name: candidates[name, decision] for name, decision in decisions.items()}
         return budget.may_recover(evaluation.of(with_dense_equivalents(model, chosen)))
 
     progress.stage("estimating how far the budget reaches")
@@ -131,7 +132,7 @@ def most_daring_within(
     stride = max(1, len(useful) // _STRIDES)
     for _ in range(_MOST_REWRITES):
         plan = useful[index]
-        progress.stage(f"fitting {len(plan.ranks)} convolutions in order", len(plan.ranks))
+        progress.stage(f"fitting {len(plan.decisions)} convolutions in order", len(plan.decisions))
         result = rewrite(plan)
         quality = evaluation.of(result.model)
         progress.note(_account(plan, evaluation.measure, quality))
@@ -159,11 +160,7 @@ def with_dense_equivalents(model: ir.Model, chosen: dict[str, Candidate]) -> ir.
         candidate = chosen.get(site.name)
         if candidate is None:
             continue
-        weight = add_initializer(copy.graph, f"{site.name}/dense_equivalent", candidate.weight)
-        bias = add_initializer(copy.graph, f"{site.name}/dense_bias", candidate.bias)
-        site.node.resize_inputs(3)
-        site.node.replace_input_with(1, weight)
-        site.node.replace_input_with(2, bias)
+        replace_by_dense_equivalent(copy.graph, site, candidate.weight, candidate.bias)
     return copy
 
 

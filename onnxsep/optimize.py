@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxsep.choose import Budget, most_daring_within
+from onnxsep.decision import DEFAULT_FORM, Form
 from onnxsep.errors import BudgetError, VerificationError
 from onnxsep.evaluation import Batches, Evaluation
 from onnxsep.interface import interface_difference
@@ -185,7 +186,7 @@ def _separate(
 
     def rewrite(plan: Plan) -> RewriteResult:
         separate = Separate(
-            plan.ranks,
+            plan.decisions,
             calibration,
             refusals=plan.refusals,
             target=get_target(options.target),
@@ -195,15 +196,17 @@ def _separate(
         return separate(cleaned.clone())
 
     if options.rank is not None:
-        plan = forced_plan(cleaned, options.rank)
-        progress.stage(f"fitting {len(plan.ranks)} convolutions in order", len(plan.ranks))
+        plan = forced_plan(cleaned, options.rank, options.form)
+        progress.stage(f"fitting {len(plan.decisions)} convolutions in order", len(plan.decisions))
         result = rewrite(plan)
         quality = selection.of(result.model)
         if not budget.holds(quality):
+            measure = selection.measure
             raise BudgetError(
-                f"rank {options.rank} everywhere loses {quality.drop:.2f} {selection.measure.unit} "
-                f"of {selection.measure.title} ({quality.worst_snr_db:.1f} dB), but the budget is "
-                f"{budget.describe()}; raise --max-drop or leave out --rank; nothing was written"
+                f"{_forced(options.rank, options.form)} everywhere loses {quality.drop:.2f} "
+                f"{measure.unit} of {measure.title} ({quality.worst_snr_db:.1f} dB), but the "
+                f"budget is {budget.describe()}; raise --max-drop or leave out --rank; "
+                "nothing was written"
             )
         facts.add(Separate, result)
         return result.model
@@ -216,6 +219,10 @@ def _separate(
         return nothing.model
     facts.add(Separate, best.result)
     return best.result.model
+
+
+def _forced(rank: float, form: Form) -> str:
+    return f"rank {rank:g}" if form == DEFAULT_FORM else f"{form} at rank {rank:g}"
 
 
 def _unless_slower(

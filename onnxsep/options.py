@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from onnxsep.data import Preprocessing
+from onnxsep.decision import DEFAULT_FORM, Form, check_form
 from onnxsep.errors import ConfigurationError
 from onnxsep.passes import PASS_NAMES
 from onnxsep.quality import Metric
@@ -20,6 +21,8 @@ DEFAULT_MIN_SNR_DB = 20.0
 # error has at most a tenth of the power with which the outputs differ from image to image.
 AGREEMENT_MIN_SNR_DB = 10.0
 _MOST_SAMPLES = 1_000_000
+# No layer's costs fall at a larger one; the bound keeps counts within whole numbers.
+_LARGEST_RANK = 1_000_000
 _PRECISIONS_LATER = ("int8", "fp16", "auto")
 
 
@@ -34,7 +37,10 @@ class Options:
         preprocessing: For uint8 images; None finds or assumes one.
         target: Name of a target.
         passes: Names of passes to run, in the order of `PASS_NAMES`.
-        rank: Every convolution at this rank; None chooses ranks within the budget.
+        rank: Every convolution at this rank, depthwise filters per input channel; None chooses
+            ranks within the budget. In the other forms, see ``form``, filters per output channel
+            (pointwise-depthwise) or per channel of the smaller side (cp, where 1.5 is possible).
+        form: The form that ``rank`` forces.
         max_drop: Points of the measure that may be lost; None for the default.
         min_snr_db: Least signal-to-noise in dB; None for the default.
         precision: Only ``fp32`` so far.
@@ -51,7 +57,8 @@ class Options:
     preprocessing: Preprocessing | None = None
     target: str = "cpu"
     passes: tuple[str, ...] = PASS_NAMES
-    rank: int | None = None
+    rank: float | None = None
+    form: Form = DEFAULT_FORM
     max_drop: float | None = None
     min_snr_db: float | None = None
     precision: str = "fp32"
@@ -85,7 +92,12 @@ class Options:
             self.samples is None or 2 <= self.samples <= _MOST_SAMPLES,
             f"--samples takes 2 or more, up to {_MOST_SAMPLES}",
         )
-        _require(self.rank is None or self.rank >= 1, "--rank takes 1 or more")
+        check_form(self.form)
+        _require(
+            self.rank is not None or self.form == DEFAULT_FORM,
+            "--form says which form --rank forces; give --rank too",
+        )
+        self._check_rank()
         _require(
             self.max_drop is None or 0 <= self.max_drop < math.inf, "--max-drop takes 0 or more"
         )
@@ -98,6 +110,20 @@ class Options:
             f"--threads takes 0 (all cores) to {cores}, the cores of this machine",
         )
         _require(self.seed >= 0, "--seed takes 0 or more")
+
+    def _check_rank(self) -> None:
+        if self.rank is None:
+            return
+        if self.form == "cp":
+            _require(
+                0 < self.rank <= _LARGEST_RANK,
+                "--rank takes a number above 0 with --form cp, such as 1.5",
+            )
+            return
+        _require(
+            1 <= self.rank <= _LARGEST_RANK and self.rank == int(self.rank),
+            "--rank takes 1 or more, and fractions only with --form cp",
+        )
 
 
 def check_output(source: Path, output: Path, *, force: bool) -> None:

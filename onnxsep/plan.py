@@ -18,10 +18,11 @@ import onnx_ir as ir
 from onnxsep.blas import blas_threads_for
 from onnxsep.calibrate import ActivationWalk, own_moments
 from onnxsep.convolution import ConvSite, find_convolutions
+from onnxsep.decision import DEFAULT_FORM, Decision, Form
 from onnxsep.errors import FactorizationError
 from onnxsep.factorize import LayerProblem, fit_depthwise_pointwise
 from onnxsep.passes.base import Refusal
-from onnxsep.passes.separate import Calibration, ridge_for, why_not
+from onnxsep.passes.separate import Calibration, ridge_for, why_not, why_not_at
 from onnxsep.progress import Progress, Silence
 
 RANKS = (1, 2, 3, 4)
@@ -44,11 +45,12 @@ class Candidate:
     """One rank for one layer.
 
     Attributes:
-        rank: Filters per input channel.
+        rank: Filters per channel, or channels in the middle of ``cp``.
         error: Relative output error on the original's inputs.
         cost: Weighted multiplications for one image.
         weight: (N, C, *kernel) float32, the dense equivalent.
         bias: (N,) float32.
+        form: The separable form.
     """
 
     rank: int
@@ -56,6 +58,12 @@ class Candidate:
     cost: float
     weight: np.ndarray
     bias: np.ndarray
+    form: Form = DEFAULT_FORM
+
+    @property
+    def decision(self) -> Decision:
+        """Form and rank, as a plan names them."""
+        return Decision(self.form, self.rank)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,17 +87,22 @@ class LayerOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A rank for every convolution that is to be rewritten.
+    """A form and a rank for every convolution that is to be rewritten.
 
     Attributes:
-        ranks: Node name → rank.
+        decisions: Node name → form and rank.
         cost: Weighted multiplications of all convolutions, as a share of the original's.
         refusals: Node name → why it is left alone.
     """
 
-    ranks: Mapping[str, int]
+    decisions: Mapping[str, Decision]
     cost: float
     refusals: Mapping[str, Refusal]
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Node name → rank, without the form."""
+        return {name: decision.rank for name, decision in self.decisions.items()}
 
 
 def dense_time(site: ConvSite) -> float:
@@ -160,7 +173,7 @@ def order_plans(options: Sequence[LayerOptions]) -> list[Plan]:
     reasons = {option.site.name: option.refusal or _over_budget(option) for option in options}
     plans = [Plan({}, 1.0, reasons)]
     for price in _PRICES:
-        ranks: dict[str, int] = {}
+        decisions: dict[str, Decision] = {}
         refusals: dict[str, Refusal] = {}
         cost = 0.0
         for option in options:
@@ -175,13 +188,13 @@ def order_plans(options: Sequence[LayerOptions]) -> list[Plan]:
             if best is not None and best.cost / total + price * best.error / len(options) < (
                 keep / total
             ):
-                ranks[option.site.name] = best.rank
+                decisions[option.site.name] = best.decision
                 cost += best.cost
                 continue
             cost += keep
             refusals[option.site.name] = reasons[option.site.name]
-        if plans[-1].ranks != ranks:
-            plans.append(Plan(ranks, cost / total, refusals))
+        if plans[-1].decisions != decisions:
+            plans.append(Plan(decisions, cost / total, refusals))
     return plans
 
 
@@ -225,23 +238,35 @@ def _over_budget(option: LayerOptions) -> Refusal:
     )
 
 
-def forced_plan(model: ir.Model, rank: int) -> Plan:
-    """Every convolution that can be rewritten at ``rank``, wherever that saves multiplications."""
-    ranks: dict[str, int] = {}
+def forced_plan(model: ir.Model, rank: float, form: Form = DEFAULT_FORM) -> Plan:
+    """Every convolution that can be rewritten, in one form, wherever it saves multiplications.
+
+    Args:
+        model: The cleaned network.
+        rank: Depthwise filters per channel, see `Decision.relative`.
+        form: The form.
+
+    Raises:
+        ConfigurationError: The rank has no meaning for the form.
+    """
+    decisions: dict[str, Decision] = {}
     refusals: dict[str, Refusal] = {}
     for site in find_convolutions(model.graph)[0]:
+        decision = Decision.relative(form, rank, site.out_channels, site.in_channels)
         dense = site.multiplications_per_pixel
-        separable = rank * site.in_channels * (site.taps + site.out_channels)
-        refusal = why_not(site)
+        separable = decision.multiplications(
+            site.out_channels, site.in_channels, site.taps, math.prod(site.geometry.strides)
+        )
+        refusal = why_not_at(site, decision)
         if refusal is None and separable >= dense:
             refusal = Refusal(
                 site.name,
                 "not-worth-it",
-                f"{dense} multiplications would become {separable} at rank {rank}",
+                f"{dense} multiplications would become {separable} at rank {rank:g}",
                 {"multiplications": dense, "separable_multiplications": separable},
             )
         if refusal is None:
-            ranks[site.name] = rank
+            decisions[site.name] = decision
         else:
             refusals[site.name] = refusal
-    return Plan(ranks, math.nan, refusals)
+    return Plan(decisions, math.nan, refusals)

@@ -119,12 +119,22 @@ def optimize_command(
         typer.Option(help="Added to each label to give the class index.", rich_help_panel=_QUALITY),
     ] = 0,
     rank: Annotated[
-        int | None,
+        float | None,
         typer.Option(
-            help="Rewrite every convolution at this rank instead of choosing.",
+            help="Rewrite every convolution at this rank instead of choosing: depthwise filters "
+            "per channel (see --form).",
             rich_help_panel=_QUALITY,
         ),
     ] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            help="The form that --rank forces: depthwise-pointwise (filters per input channel), "
+            "pointwise-depthwise (per output channel) or cp (per channel of the smaller side; "
+            "1.5 makes the middle 1.5 times as wide).",
+            rich_help_panel=_QUALITY,
+        ),
+    ] = "depthwise-pointwise",
     target: Annotated[
         str, typer.Option(help="Where the model will run: cpu, cpu-arm or nnapi.")
     ] = "cpu",
@@ -168,6 +178,7 @@ def optimize_command(
     """Filled in below."""
     del debug  # main() looks for it, so that it works for errors of every kind.
     from onnxsep.cli.console import LiveProgress, PlainProgress, make_console
+    from onnxsep.decision import check_form
     from onnxsep.model import default_output_path
     from onnxsep.optimize import optimize
     from onnxsep.options import Options, check_report
@@ -186,7 +197,8 @@ def optimize_command(
         preprocessing=_preprocessing(preset, mean, std, scale, layout, color),
         target=target,
         passes=_split_passes(passes),
-        rank=rank,
+        rank=int(rank) if rank is not None and rank.is_integer() else rank,
+        form=check_form(form),
         max_drop=max_drop,
         min_snr_db=min_snr,
         precision=precision,

@@ -1,4 +1,4 @@
-"""Separation against its own dense equivalent, in every geometry, and every reason to refuse."""
+"""Separation against its own dense equivalent, in every geometry."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxsep.convolution import find_convolutions
+from onnxsep.decision import FORMS, Decision, Form
 from onnxsep.passes.separate import Calibration, Separate
 from onnxsep.targets import TARGETS
 
@@ -24,38 +25,10 @@ from .helpers import (
     run,
     seeded_feeds,
 )
+from .one_convolution import at_ranks, calibration_for, one_conv
 
 # A fit at full rank solves a system of normal equations, which squares the rounding.
 EXACT = 2e-4
-
-
-def one_conv(
-    attributes: str = "pads = [1, 1, 1, 1]",
-    *,
-    shape: tuple[int, ...] = (12, 8, 3, 3),
-    size: tuple[int, ...] = (9, 8),
-    bias: bool = True,
-    seed: int = 0,
-) -> ir.Model:
-    generator = np.random.default_rng(seed)
-    spatial = ", ".join(str(extent) for extent in size)
-    inputs = f"x, W{', B' if bias else ''}"
-    free = ", ".join(f"s{axis}" for axis in range(len(size)))
-    text = f"""
-        <ir_version: 8, opset_import: ["" : 17]>
-        agraph (float[batch, {shape[1]}, {spatial}] x) => (float[batch, {shape[0]}, {free}] y) {{
-            [conv] y = Conv <{attributes}> ({inputs})
-        }}
-    """
-    arrays = {"W": generator.standard_normal(shape).astype(np.float32)}
-    if bias:
-        arrays["B"] = generator.standard_normal(shape[0]).astype(np.float32)
-    return model_from_text(text, **arrays)
-
-
-def calibration_for(model: ir.Model, *, batches: int = 3, batch: int = 4) -> Calibration:
-    feeds = [seeded_feeds(model, seed=seed, free={"batch": batch}) for seed in range(batches)]
-    return Calibration(feeds, batches * batch, threads=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +63,7 @@ def test_full_rank_is_exact(case: Case) -> None:
     model = one_conv(case.attributes, shape=case.shape, size=case.size, bias=case.bias)
     original = model.clone()
     full = min(case.shape[0], math.prod(case.shape[2:]))
-    result = Separate({"conv": full}, calibration_for(model, batches=8, batch=16))(model)
+    result = Separate(at_ranks({"conv": full}), calibration_for(model, batches=8, batch=16))(model)
     assert [change.code for change in result.changes] == ["separated"]
     assert "Conv" in operators(model)
     assert interface(model) == interface(original)
@@ -102,7 +75,7 @@ def test_full_rank_is_exact(case: Case) -> None:
 def test_low_rank_equals_its_dense_equivalent(case: Case, rank: int) -> None:
     model = one_conv(case.attributes, shape=case.shape, size=case.size, bias=case.bias)
     dense = model.clone()
-    Separate({"conv": rank}, calibration_for(model))(model)
+    Separate(at_ranks({"conv": rank}), calibration_for(model))(model)
     sites = {site.name: site for site in find_convolutions(model.graph)[0]}
     depthwise = sites["conv/depthwise"].weight  # (r·C, 1, *kernel), copies of the input in turn
     pointwise = sites["conv/pointwise"]
@@ -117,6 +90,49 @@ def test_low_rank_equals_its_dense_equivalent(case: Case, rank: int) -> None:
     dense.graph.register_initializer(bias)
     conv.replace_input_with(2, bias)
     assert largest_relative_difference(dense, model, seeded_feeds(model, seed=5)) < 1e-5
+
+
+def full_rank(form: Form, shape: tuple[int, ...]) -> int:
+    """The rank at which a form is exact."""
+    outputs, channels, positions = shape[0], shape[1], math.prod(shape[2:])
+    match form:
+        case "depthwise-pointwise":
+            return min(outputs, positions)
+        case "pointwise-depthwise":
+            return min(channels, positions)
+        case "cp":
+            return channels * positions
+
+
+@pytest.mark.parametrize("form", FORMS[1:])
+@pytest.mark.parametrize("case", [CASES[3], CASES[6], CASES[12]], ids=lambda case: case.id)
+def test_other_forms_are_exact_at_full_rank(case: Case, form: Form) -> None:
+    model = one_conv(case.attributes, shape=case.shape, size=case.size, bias=case.bias)
+    original = model.clone()
+    decisions = {"conv": Decision(form, full_rank(form, case.shape))}
+    result = Separate(decisions, calibration_for(model, batches=8, batch=16))(model)
+    assert [change.detail.split(",")[0] for change in result.changes] == [form]
+    assert interface(model) == interface(original)
+    # The CP search ends with a penalty on terms that cancel each other.
+    tolerance = 0.02 if form == "cp" else EXACT
+    assert largest_relative_difference(original, model, seeded_feeds(model, seed=99)) < tolerance
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_figures_count_what_the_graph_does(form: Form) -> None:
+    model = one_conv("pads = [1, 1, 1, 1], strides = [2, 2]", size=(8, 8))
+    decision = Decision(form, 8 if form == "cp" else 2)
+    (change,) = Separate({"conv": decision}, None)(model).changes
+    sites = find_convolutions(model.graph)[0]
+    assert change.figures["rank"] == decision.rank
+    assert change.figures["parameters_after"] == sum(site.parameters for site in sites)
+    # 8x8 positions in front of the stride, 4x4 behind it.
+    behind, done = False, 0
+    for site in sites:
+        behind = site.kind == "depthwise" or (behind and form != "pointwise-depthwise")
+        done += site.multiplications_per_pixel * (16 if behind else 64)
+    assert change.figures["multiplications_after"] == done / 16
+    assert decision.multiplications(12, 8, 9, 4) == done / 16
 
 
 @settings(max_examples=25, deadline=None)
@@ -140,7 +156,7 @@ def test_any_geometry_is_exact_at_full_rank(
     model = one_conv(attributes, shape=shape, size=size, seed=seed)
     original = model.clone()
     full = min(outputs, math.prod(kernel))
-    result = Separate({"conv": full}, None)(model)
+    result = Separate(at_ranks({"conv": full}), None)(model)
     if math.prod(kernel) == 1:
         assert [refusal.code for refusal in result.refusals] == ["pointwise"]
         return
@@ -163,7 +179,7 @@ def test_data_make_the_fit_better() -> None:
     errors = []
     for calibration in (None, Calibration(feeds, 48, threads=1)):
         candidate = model.clone()
-        Separate({"conv": 1}, calibration)(candidate)
+        Separate(at_ranks({"conv": 1}), calibration)(candidate)
         difference = run(candidate, held_out)[0] - expected
         errors.append(float(np.mean(difference**2) / np.var(expected)))
     assert errors[1] < 0.6 * errors[0]
@@ -200,12 +216,12 @@ def test_later_layers_are_fitted_to_what_earlier_rewrites_feed_them() -> None:
     expected = run(chain(), held_out)[0]
 
     together = chain()
-    Separate(ranks, calibration)(together)
+    Separate(at_ranks(ranks), calibration)(together)
     apart = chain()
     # Each layer alone on the original's inputs, then all put together.
     for name in ranks:
         single = chain()
-        Separate({name: 2}, calibration)(single)
+        Separate(at_ranks({name: 2}), calibration)(single)
         _take_over(apart, single, name)
     errors = [
         float(np.mean((run(model, held_out)[0] - expected) ** 2)) for model in (together, apart)
@@ -234,7 +250,7 @@ def _take_over(model: ir.Model, donor: ir.Model, name: str) -> None:
 
 def test_names_outside_stay_and_old_weights_go() -> None:
     model = chain()
-    Separate({"first": 2, "third": 1}, calibration_for(model))(model)
+    Separate(at_ranks({"first": 2, "third": 1}), calibration_for(model))(model)
     assert [value.name for value in model.graph.outputs] == ["y", "mid"]
     assert "W1" not in model.graph.initializers
     assert "W2" in model.graph.initializers
@@ -263,7 +279,7 @@ def test_shared_weight_stays_for_its_other_user() -> None:
         W=np.random.default_rng(0).standard_normal((8, 8, 3, 3)).astype(np.float32),
     )
     original = model.clone()
-    result = Separate({"first": 8}, calibration_for(model, batches=20, batch=16))(model)
+    result = Separate(at_ranks({"first": 8}), calibration_for(model, batches=20, batch=16))(model)
     assert [change.node for change in result.changes] == ["first"]
     assert "W" in model.graph.initializers
     assert largest_relative_difference(original, model) < EXACT
@@ -271,8 +287,8 @@ def test_shared_weight_stays_for_its_other_user() -> None:
 
 def test_multiplier_form_computes_the_same() -> None:
     concat, multiplier = one_conv(), one_conv()
-    Separate({"conv": 3}, calibration_for(concat))(concat)
-    Separate({"conv": 3}, calibration_for(concat), target=TARGETS["nnapi"])(multiplier)
+    Separate(at_ranks({"conv": 3}), calibration_for(concat))(concat)
+    Separate(at_ranks({"conv": 3}), calibration_for(concat), target=TARGETS["nnapi"])(multiplier)
     assert "Concat" in operators(concat)
     assert "Concat" not in operators(multiplier)
     assert_same_model(concat, multiplier)
@@ -280,81 +296,42 @@ def test_multiplier_form_computes_the_same() -> None:
 
 def test_same_seed_same_bytes() -> None:
     models = [chain(), chain()]
+    decisions = {
+        "first": Decision("depthwise-pointwise", 2),
+        "second": Decision("cp", 8),
+        "third": Decision("pointwise-depthwise", 2),
+    }
     for model in models:
-        Separate({"first": 2, "second": 1}, calibration_for(model), seed=3)(model)
+        Separate(decisions, calibration_for(model), seed=3)(model)
     first, second = (ir.to_proto(model).SerializeToString(deterministic=True) for model in models)
     assert first == second
 
 
-@dataclasses.dataclass(frozen=True)
-class Refused:
-    id: str
-    code: str
-    shape: tuple[int, ...]
-    attributes: str = "group = 1"
-    channels: int = 8
-    weight: float = 1.0
-
-
-REFUSALS = [
-    Refused("pointwise", "pointwise", (12, 8, 1, 1)),
-    Refused("depthwise", "depthwise", (8, 1, 3, 3), "group = 8"),
-    Refused("grouped", "grouped", (12, 4, 3, 3), "group = 2"),
-    Refused("few channels", "too-few-channels", (12, 3, 3, 3), channels=3),
-    Refused("one output", "too-few-channels", (1, 8, 3, 3)),
-    Refused("NaN", "weight-not-finite", (12, 8, 3, 3), weight=float("nan")),
-]
-
-
-@pytest.mark.parametrize("case", REFUSALS, ids=lambda case: case.id)
-def test_refuses_with_a_reason_and_leaves_the_model_alone(case: Refused) -> None:
-    weight = np.full(case.shape, case.weight, np.float32)
-    model = model_from_text(
-        f"""
+@pytest.mark.parametrize("form", FORMS)
+def test_refit_behind_the_activation_serves_every_form(form: Form) -> None:
+    text = """
         <ir_version: 8, opset_import: ["" : 17]>
-        agraph (float[1, {case.channels}, 5, 5] x) => (float[1, {case.shape[0]}, s, t] y) {{
-            [conv] y = Conv <{case.attributes}> (x, W)
-        }}
-        """,
-        W=weight,
-    )
-    before = ir.to_proto(model).SerializeToString(deterministic=True)
-    result = Separate({"conv": 1}, None)(model)
-    assert not result.modified
-    assert [(refusal.node, refusal.code) for refusal in result.refusals] == [("conv", case.code)]
-    assert result.refusals[0].reason
-    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
-
-
-def test_computed_and_quantized_weights_are_refused() -> None:
-    model = model_from_text(
-        """
-        <ir_version: 8, opset_import: ["" : 17]>
-        agraph (float[1, 8, 5, 5] x, float[4, 8, 3, 3] V) => (float[1, 4, 3, 3] y,
-            float[1, 4, 3, 3] z) {
-            [fed] y = Conv (x, V)
-            W = DequantizeLinear <axis = 0> (Q, scale)
-            [quantized] z = Conv (x, W)
+        agraph (float[batch, 8, 10, 10] x) => (float[batch, 12, 10, 10] y) {
+            [conv] a = Conv <pads = [1, 1, 1, 1]> (x, W, B)
+            y = Relu (a)
         }
-        """,
-        Q=np.ones((4, 8, 3, 3), np.int8),
-        scale=np.ones(4, np.float32),
+    """
+    generator = np.random.default_rng(2)
+    model = model_from_text(
+        text,
+        W=generator.standard_normal((12, 8, 3, 3)).astype(np.float32),
+        B=np.full(12, -6, np.float32),
     )
-    result = Separate({"fed": 1, "quantized": 1}, None)(model)
-    assert {refusal.node: refusal.code for refusal in result.refusals} == {
-        "fed": "weight-not-constant",
-        "quantized": "already-quantized",
-    }
-
-
-def test_nan_in_the_data_is_a_refusal_that_names_it() -> None:
-    model = one_conv()
-    feeds = seeded_feeds(model, free={"batch": 4})
-    feeds["x"][0, 0] = np.nan
-    result = Separate({"conv": 1}, Calibration([feeds], 4, threads=1))(model)
-    assert [refusal.code for refusal in result.refusals] == ["fit-failed"]
-    assert "NaN" in result.refusals[0].reason
-    assert not result.modified
+    calibration = calibration_for(model, batches=10, batch=16)
+    held_out = seeded_feeds(model, seed=4321, free={"batch": 64})
+    expected = run(model, held_out)[0]
+    errors = []
+    for behind in (False, True):
+        candidate = model.clone()
+        decisions = {"conv": Decision(form, 8 if form == "cp" else 1)}
+        Separate(decisions, calibration, behind_activation=behind)(candidate)
+        errors.append(float(np.mean((run(candidate, held_out)[0] - expected) ** 2)))
+    assert errors[1] < 0.97 * errors[0]
 
 
 RESIDUAL = """
@@ -388,7 +365,7 @@ def test_last_layer_of_a_block_repairs_its_shortcut(behind: bool) -> None:
     for candidate in (model, hidden):
         calibration = calibration_for(candidate, batches=10, batch=16)
         ranks = {"first": 2, "second": 4}
-        result = Separate(ranks, calibration, behind_activation=behind)(candidate)
+        result = Separate(at_ranks(ranks), calibration, behind_activation=behind)(candidate)
         assert len(result.changes) == 2
         errors.append(float(np.mean((run(candidate, held_out)[0] - expected) ** 2)))
     assert errors[0] < 0.97 * errors[1]
@@ -411,24 +388,6 @@ def test_error_behind_the_activation_is_what_counts() -> None:
         held_out = seeded_feeds(model, seed=99, free={"batch": 32})
         expected = run(model, held_out)[0]
         calibration = calibration_for(model, batches=16, batch=16)
-        Separate({"conv": 2}, calibration, behind_activation=behind)(model)
+        Separate(at_ranks({"conv": 2}), calibration, behind_activation=behind)(model)
         errors.append(float(np.mean((run(model, held_out)[0] - expected) ** 2)))
     assert errors[1] < 0.95 * errors[0]
-
-
-def test_weight_of_nothing_but_zeros_goes_through() -> None:
-    model = model_from_text(
-        """
-        <ir_version: 8, opset_import: ["" : 17]>
-        agraph (float[batch, 8, 6, 6] x) => (float[batch, 4, 4, 4] y) {
-            [conv] a = Conv (x, W, B)
-            y = Relu (a)
-        }
-        """,
-        W=np.zeros((4, 8, 3, 3), np.float32),
-        B=np.arange(4, dtype=np.float32),
-    )
-    original = model.clone()
-    result = Separate({"conv": 1}, calibration_for(model))(model)
-    assert len(result.changes) + len(result.refusals) == 1
-    assert_same_model(original, model)
