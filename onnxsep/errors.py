@@ -5,6 +5,7 @@ The codes are part of the interface (docs/exit-codes.md): a pipeline may depend 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -13,11 +14,29 @@ class OnnxsepError(Exception):
 
     exit_code: ClassVar[int] = 1
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The message, line by line as we meant it: a name in it may hold newlines of its own."""
+        return (str(self),)
+
 
 class ConfigurationError(OnnxsepError):
     """An option, or a combination of options, has no meaning."""
 
     exit_code = 2
+
+
+class CollectedError(ConfigurationError):
+    """Several things are wrong in one file, each worth a line."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("\n".join(lines))
+        self._lines = tuple(lines)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """One sentence for each."""
+        return self._lines
 
 
 class InputError(OnnxsepError):

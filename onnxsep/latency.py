@@ -96,7 +96,7 @@ def compare_latency(
         pairs.append((times[0], times[1]))
     before, after = (np.array(column) for column in zip(*pairs, strict=True))
     ratios = np.sort(before / after)
-    low, high = _median_interval(ratios)
+    low, high = median_interval(ratios)
     batch = next((len(value) for value in feeds.values() if value.ndim), 1)
     return Comparison(
         first=_timing(before),
@@ -109,16 +109,22 @@ def compare_latency(
     )
 
 
-def _median_interval(ordered: np.ndarray) -> tuple[float, float]:
+def median_interval(ordered: np.ndarray) -> tuple[float, float]:
     """Distribution-free 95 % interval of a median, from order statistics (Conover 1999, §3.2).
 
     The number of samples below the median of their distribution is binomial. Fewer than six samples
     cannot give 95 %; the interval is then the whole range.
+
+    Args:
+        ordered: Independent samples, ascending, at least one.
     """
     count = len(ordered)
     below = bdtr(np.arange(count), count, 0.5)
     low = max(int(np.searchsorted(below, (1 - _CONFIDENCE) / 2, side="right")) - 1, 0)
     return float(ordered[low]), float(ordered[count - 1 - low])
+
+
+_median_interval = median_interval
 
 
 def _timing(seconds: np.ndarray) -> Timing:

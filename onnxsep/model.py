@@ -94,6 +94,24 @@ def serialized_bytes(model: ir.Model) -> int:
     return int(ir.to_proto(model).ByteSize())
 
 
+def external_files(path: Path) -> dict[str, Path]:
+    """The files beside a model in which its weights are, by the name that the model calls them.
+
+    Raises:
+        InputError: The model cannot be read, or points outside its folder.
+    """
+    proto = onnx.load(path, load_external_data=False)
+    _check_external_data(proto, path)
+    names = {
+        entry.value
+        for tensor in _tensors(proto)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return {name: path.parent / name for name in sorted(names)}
+
+
 def default_output_path(path: Path) -> Path:
     """``model.onnx`` → ``model.onnxsep.onnx`` in the same folder.
 

@@ -46,8 +46,9 @@ class Cell:
     """One row of the matrix, all questions of defaults answered.
 
     Attributes:
-        id: Unique in the matrix, readable: ``digits cpu b1 t1 fp32``; further parts only where
-            the matrix varies them.
+        id: Unique in the matrix, readable: ``digits cpu b1 t1 fp32``; optimisation and session
+            options follow where they are not the usual ones, so that equal cells of different
+            matrices have equal names.
         model: Name of the model.
         target: Name of the target in the matrix.
         provider: As onnxruntime calls it.

@@ -24,7 +24,7 @@ def main() -> None:
     except OnnxsepError as error:
         if debug:
             raise
-        print_error(str(error))
+        print_error(*error.lines)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         print_error("interrupted")

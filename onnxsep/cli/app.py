@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from onnxsep.cli.bench import bench_command
 from onnxsep.cli.optimize import optimize_command
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("optimize")(optimize_command)
+app.command("bench")(bench_command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -35,10 +35,11 @@ def make_console(*, stderr: bool = False, color: bool = True) -> Console:
     )
 
 
-def print_error(message: str) -> None:
-    """One line on standard error; control characters in strangers' names are replaced."""
+def print_error(*lines: str) -> None:
+    """On standard error; control characters in strangers' names, newlines too, are replaced."""
     if sys.stderr is not None:
-        sys.stderr.write(f"error: {printable(message)}\n")
+        text = "\n  ".join(printable(line) for line in lines)
+        sys.stderr.write(f"error: {text}\n")
 
 
 class PlainProgress:

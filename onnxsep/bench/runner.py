@@ -1,0 +1,379 @@
+"""The run of a matrix: ask the targets, check every cell once, then round after round of timing.
+
+A round runs every cell once, each in a fresh process, in an order that turns round from one round
+to the next: what drifts (clock, temperature, neighbours) hits all cells alike, and what differs
+from process to process (memory layout, page placement) is part of the evidence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import importlib.metadata
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from onnxsep.bench.cells import matrix_fingerprint
+from onnxsep.bench.checks import Referee, job_for, profile_of
+from onnxsep.bench.job import Answer, Job
+from onnxsep.bench.matrix import Matrix
+from onnxsep.bench.placement import make_placement
+from onnxsep.bench.prepare import Workshop
+from onnxsep.bench.providers import explain_missing
+from onnxsep.bench.pulse import PULSE_INPUTS, PULSE_MODEL, write_pulse
+from onnxsep.bench.record import (
+    SCHEMA_VERSION,
+    BenchRecord,
+    Cell,
+    CellResult,
+    ModelFacts,
+    Round,
+)
+from onnxsep.bench.statistics import speedup, summarize
+from onnxsep.bench.transport import Failure, LocalTransport, Transport
+from onnxsep.errors import ConfigurationError, InputError
+
+_DESCRIBE_SECONDS = 60.0
+_PULSE_PLACE = "pulse"
+_PULSE_SECONDS = 0.15
+_PULSE_TIMEOUT = 60.0
+_MILLISECONDS = 1e3
+# More work than this per core waiting at the start of a round is somebody else's.
+_BUSY = 0.5
+
+
+class Watcher(Protocol):
+    """Told about every step, and about the record as it stands."""
+
+    def step(self, what: str) -> None:
+        """Something begins, such as ``round 2 of 5: digits cpu b1 t1 fp32``."""
+
+    def changed(self, record: BenchRecord) -> None:
+        """The record has grown."""
+
+
+class Bench:
+    """One run, whose record can be taken at any time."""
+
+    def __init__(
+        self,
+        matrix: Matrix,
+        cells: Sequence[Cell],
+        folder: Path,
+        watcher: Watcher,
+        *,
+        strict_placement: bool = False,
+        checks: bool = True,
+        earlier: BenchRecord | None = None,
+        connect: Callable[[Cell], Transport] | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            matrix: Where the cells come from; names models and targets.
+            cells: What to run.
+            folder: An existing folder for jobs and made models.
+            watcher: Told about progress.
+            strict_placement: A cell of which anything ran on another provider fails.
+            checks: Whether placement and outputs are looked at.
+            earlier: The record of a run that was interrupted, to go on with.
+            connect: Makes the way to a cell's target; None for workers on this machine.
+
+        Raises:
+            ConfigurationError: ``earlier`` belongs to another matrix.
+        """
+        self._matrix, self._watcher = matrix, watcher
+        self._strict, self._checks = strict_placement, checks
+        self._fingerprint = matrix_fingerprint(cells)
+        self._started = time.monotonic()
+        self._created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._results = {cell.id: CellResult(cell) for cell in cells}
+        self._places = {cell.id: f"cell-{index}" for index, cell in enumerate(cells)}
+        self._environments: dict[str, Mapping[str, Any]] = {}
+        self._models: dict[str, ModelFacts] = {}
+        self._keys: dict[str, str] = {}
+        self._pulse: list[float] = []
+        self._warnings: list[str] = []
+        self._seconds_before = 0.0
+        self._complete = False
+        self._workshop = Workshop(matrix, folder)
+        self._local = LocalTransport(folder)
+        if connect is None:
+            connect = functools.partial(_local, folder)
+        firsts = {cell.target: cell for cell in reversed(cells)}
+        self._transports = {target: connect(cell) for target, cell in firsts.items()}
+        self._referee = Referee(self._workshop, self._local)
+        self._folder = folder
+        if earlier is not None:
+            self._take_over(earlier)
+
+    def run(self) -> BenchRecord:
+        """Run everything that is not done yet.
+
+        Raises:
+            InputError: A model of the matrix, or its data, cannot be read.
+        """
+        for name in dict.fromkeys(cell.model for cell in self._cells("pending", "ok")):
+            self._watcher.step(f"reading {name}")
+            self._workshop.source(name)
+        self._ask_targets()
+        for cell in self._cells("pending", "ok"):
+            self._prepare(cell)
+        self._local.place(_PULSE_PLACE, _named(*write_pulse(self._folder)))
+        if self._checks:
+            for cell in self._cells("pending", "ok"):
+                if self._results[cell.id].placement is None:
+                    self._watcher.step(f"checking {cell.id}")
+                    self._check(cell)
+                    self._watcher.changed(self.record())
+        total = max((cell.rounds for cell in self._cells("pending", "ok")), default=0)
+        for index in range(total):
+            self._round(index, total)
+        self._complete = True
+        self._watch_noise()
+        return self.record()
+
+    def record(self) -> BenchRecord:
+        """Everything so far."""
+        results = dict(self._results)
+        firsts: dict[tuple[str, int], CellResult] = {}
+        for key, result in results.items():
+            if not result.rounds:
+                continue
+            summary = summarize(result.rounds, result.cell.batch)
+            first = firsts.setdefault(self._group(result.cell), result)
+            ratio = None
+            if first.cell.id != key and result.status == "ok":
+                ratio = speedup(first.rounds, result.rounds)
+            results[key] = dataclasses.replace(
+                result,
+                summary=summary,
+                speedup=ratio,
+                reference=first.cell.id if ratio is not None else "",
+            )
+        return BenchRecord(
+            schema=SCHEMA_VERSION,
+            kind="bench",
+            onnxsep_version=importlib.metadata.version("onnxsep"),
+            created=self._created,
+            matrix=str(self._matrix.path),
+            matrix_sha256=self._fingerprint,
+            environments=dict(self._environments),
+            models=dict(self._models),
+            machine_pulse=tuple(self._pulse),
+            cells=tuple(results.values()),
+            complete=self._complete,
+            seconds=round(self._seconds_before + time.monotonic() - self._started, 1),
+            warnings=tuple(self._warnings),
+        )
+
+    def _group(self, cell: Cell) -> tuple[str, int]:
+        """Cells that are compared with each other: one model, or what it is compared to."""
+        entries = {entry.name: entry for entry in self._matrix.models}
+        return entries[cell.model].compare_to or cell.model, cell.batch
+
+    def _take_over(self, earlier: BenchRecord) -> None:
+        if earlier.matrix_sha256 != self._fingerprint:
+            raise ConfigurationError(
+                "the matrix is not the one of the run to resume; give the same file, --set and "
+                "--only, or start anew"
+            )
+        self._created, self._seconds_before = earlier.created, earlier.seconds
+        self._pulse = list(earlier.machine_pulse)
+        self._models = dict(earlier.models)
+        for result in earlier.cells:
+            # What failed or was not there may be there now.
+            if result.status in ("ok", "pending"):
+                self._results[result.cell.id] = dataclasses.replace(
+                    result, summary=None, speedup=None, reference="", judgement=None
+                )
+
+    def _cells(self, *statuses: str) -> list[Cell]:
+        return [result.cell for result in self._results.values() if result.status in statuses]
+
+    def _ask_targets(self) -> None:
+        """Machine and onnxruntime of every target; cells whose provider is not there go."""
+        for target, transport in self._transports.items():
+            self._watcher.step(f"asking {target}")
+            answer = transport.run(
+                f"describe-{len(self._environments)}", Job("describe"), _DESCRIBE_SECONDS
+            )
+            cells = [result.cell for result in self._results.values()]
+            concerned = [cell for cell in cells if cell.target == target]
+            if isinstance(answer, Failure):
+                for cell in concerned:
+                    self._fail(cell, answer)
+                continue
+            if answer.status != "ok":
+                for cell in concerned:
+                    self._unavailable(cell, answer.reason)
+                continue
+            self._environments[target] = answer.environment
+            available = answer.environment.get("available_providers", ())
+            for cell in concerned:
+                if cell.provider not in available and not cell.libraries:
+                    version = answer.environment.get("onnxruntime_version", "?")
+                    reason = f"onnxruntime {version} there has no {cell.provider}"
+                    self._unavailable(cell, reason)
+        self._watcher.changed(self.record())
+
+    def _prepare(self, cell: Cell) -> None:
+        self._watcher.step(f"preparing {cell.id}")
+        try:
+            prepared = self._workshop.prepare(cell)
+        except InputError as error:
+            self._unavailable(cell, str(error), explain=False)
+            return
+        before = self._models.setdefault(prepared.key, prepared.facts)
+        if before.sha256 != prepared.facts.sha256:
+            raise ConfigurationError(
+                f"the model {cell.model} is not the one of the run to resume; start anew"
+            )
+        self._keys[cell.id] = prepared.key
+        self._transports[cell.target].place(self._places[cell.id], prepared.files)
+
+    def _check(self, cell: Cell) -> None:
+        transport, place = self._transports[cell.target], self._places[cell.id]
+        answer = self._accepted(cell, profile_of(cell, transport, place))
+        if answer is None:
+            return
+        facts = self._models[self._keys[cell.id]]
+        placement = make_placement(answer, cell.provider, facts)
+        notes = _notes(cell, answer)
+        self._results[cell.id] = dataclasses.replace(
+            self._results[cell.id], placement=placement, notes=notes
+        )
+        elsewhere = {name: count for name, count in placement.nodes.items() if count}
+        if cell.provider not in elsewhere and placement.proof != "none":
+            others = " and ".join(sorted(elsewhere)) or "no provider"
+            self._unavailable(cell, f"{cell.provider} took no node of the model; {others} took all")
+            return
+        if self._strict and len(elsewhere) > 1:
+            counts = ", ".join(f"{count} on {name}" for name, count in elsewhere.items())
+            self._fail(cell, Failure("placement", f"nodes ran elsewhere, too: {counts}"))
+            return
+        correctness = self._referee.judge(cell, transport, place)
+        if isinstance(correctness, Failure):
+            self._fail(cell, correctness)
+            return
+        self._results[cell.id] = dataclasses.replace(
+            self._results[cell.id], correctness=correctness
+        )
+
+    def _round(self, index: int, total: int) -> None:
+        cells = self._cells("pending", "ok")
+        due = [
+            cell
+            for cell in (cells if index % 2 == 0 else cells[::-1])
+            if index < cell.rounds
+            and all(done.index != index for done in self._results[cell.id].rounds)
+        ]
+        if not due:
+            return
+        self._feel_pulse()
+        for cell in due:
+            self._watcher.step(f"round {index + 1} of {total}: {cell.id}")
+            time.sleep(cell.cool_down)
+            answer = self._accepted(
+                cell,
+                self._transports[cell.target].run(
+                    self._places[cell.id], job_for(cell), cell.timeout
+                ),
+            )
+            if answer is not None:
+                result = self._results[cell.id]
+                self._results[cell.id] = dataclasses.replace(
+                    result, status="ok", rounds=(*result.rounds, _round(index, answer))
+                )
+            self._watcher.changed(self.record())
+
+    def _feel_pulse(self) -> None:
+        job = Job(
+            "time",
+            model=PULSE_MODEL,
+            inputs=PULSE_INPUTS,
+            seconds=_PULSE_SECONDS,
+            warm_up_seconds=_PULSE_SECONDS,
+            energy=False,
+        )
+        answer = self._local.run(_PULSE_PLACE, job, _PULSE_TIMEOUT)
+        if isinstance(answer, Answer) and answer.samples_ms:
+            ordered = sorted(answer.samples_ms)
+            self._pulse.append(ordered[len(ordered) // 2])
+
+    def _accepted(self, cell: Cell, answer: Answer | Failure) -> Answer | None:
+        """The answer if the worker did what it was asked; else the cell's row says why not."""
+        if isinstance(answer, Failure):
+            self._fail(cell, answer)
+        elif answer.status == "unavailable":
+            self._unavailable(cell, answer.reason)
+        elif answer.status != "ok":
+            memory = answer.reason.startswith("out of memory")
+            self._fail(cell, Failure("out-of-memory" if memory else "error", answer.reason))
+        else:
+            return answer
+        return None
+
+    def _fail(self, cell: Cell, failure: Failure) -> None:
+        self._results[cell.id] = dataclasses.replace(
+            self._results[cell.id],
+            status="failed",
+            failure=failure.kind,
+            reason=failure.reason,
+        )
+
+    def _unavailable(self, cell: Cell, reason: str, *, explain: bool = True) -> None:
+        self._results[cell.id] = dataclasses.replace(
+            self._results[cell.id],
+            status="unavailable",
+            reason=reason,
+            remedy=explain_missing(cell.provider) if explain else "",
+        )
+
+    def _watch_noise(self) -> None:
+        rounds = [entry for result in self._results.values() for entry in result.rounds]
+        cores = max(
+            (int(env.get("usable_cores") or 1) for env in self._environments.values()), default=1
+        )
+        busy = [entry for entry in rounds if entry.load is not None and entry.load > cores]
+        if rounds and len(busy) > _BUSY * len(rounds):
+            self._warnings.append(
+                f"the machine was busy: more work than its {cores} cores can do in "
+                f"{len(busy)} of {len(rounds)} rounds; close what else runs and repeat"
+            )
+
+
+def _local(folder: Path, cell: Cell) -> Transport:
+    return LocalTransport(folder, cell.python)
+
+
+def _round(index: int, answer: Answer) -> Round:
+    return Round(
+        index=index,
+        session_ms=_MILLISECONDS * answer.session_seconds,
+        first_run_ms=_MILLISECONDS * answer.first_run_seconds,
+        warm_up_runs=answer.warm_up_runs,
+        stable=answer.stable,
+        samples_ms=answer.samples_ms,
+        peak_rss_bytes=answer.peak_rss_bytes,
+        energy_joules=answer.energy_joules,
+        load=answer.load,
+    )
+
+
+def _notes(cell: Cell, answer: Answer) -> tuple[str, ...]:
+    """What a reader of the row must know about how the provider was run."""
+    notes = []
+    if cell.provider == "CUDAExecutionProvider":
+        value = answer.provider_options.get("use_tf32")
+        if value is not None:
+            notes.append(f"TF32 {'off' if value == '0' else 'on'}")
+        notes.append(f"IOBinding {'on' if cell.io_binding else 'off'}")
+    return tuple(notes)
+
+
+def _named(*paths: Path) -> dict[str, Path]:
+    return {path.name: path for path in paths}
