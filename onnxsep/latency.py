@@ -124,9 +124,6 @@ def median_interval(ordered: np.ndarray) -> tuple[float, float]:
     return float(ordered[low]), float(ordered[count - 1 - low])
 
 
-_median_interval = median_interval
-
-
 def _timing(seconds: np.ndarray) -> Timing:
     milliseconds = 1000 * seconds
     quarter, three_quarters = np.percentile(milliseconds, [25, 75])

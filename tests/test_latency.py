@@ -183,7 +183,7 @@ def coverage(low: int, high: int, count: int) -> float:
 
 @pytest.mark.parametrize("count", [6, 7, 15, 16, 100, 101, 400])
 def test_interval_covers_95_per_cent_and_no_narrower_one_does(count: int) -> None:
-    low, high = map(int, latency._median_interval(np.arange(count)))
+    low, high = map(int, latency.median_interval(np.arange(count)))
     assert high == count - 1 - low
     assert coverage(low, high, count) >= 0.95
     assert coverage(low + 1, high - 1, count) < 0.95
@@ -192,12 +192,12 @@ def test_interval_covers_95_per_cent_and_no_narrower_one_does(count: int) -> Non
 @given(st.lists(st.floats(0.1, 10), min_size=1, max_size=50))
 def test_median_lies_in_its_interval(samples: list[float]) -> None:
     ordered = np.sort(samples)
-    low, high = latency._median_interval(ordered)
+    low, high = latency.median_interval(ordered)
     assert ordered[0] <= low <= np.median(ordered) <= high <= ordered[-1]
 
 
 def test_few_samples_are_bounded_by_their_range() -> None:
-    assert latency._median_interval(np.array([1.0, 2.0, 5.0])) == (1.0, 5.0)
+    assert latency.median_interval(np.array([1.0, 2.0, 5.0])) == (1.0, 5.0)
 
 
 def test_threads_and_batch_are_reported(bench: Callable[..., Bench]) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from onnxsep.bench.schema import Axes, MatrixFile, Settings
 from onnxsep.bench.yaml_reader import Document, PathParts, path_text
-from onnxsep.errors import ConfigurationError, CollectedError
+from onnxsep.errors import CollectedError, ConfigurationError
 
 _MOST_PROBLEMS = 20
 _SHOWN = 60

@@ -63,7 +63,7 @@ _SETTINGS = (
 _HARDWARE = {"cpu": "CPU", "machine": "architecture", "gpu_name": "GPU"}
 # Another one of these may be what the user wants to compare, but he must know.
 _SURROUNDINGS = {
-    "onnxruntime": "onnxruntime",
+    "onnxruntime_version": "onnxruntime",
     "onnxruntime_build": "build of onnxruntime",
     "logical_cores": "number of cores",
     "usable_cores": "number of usable cores",
@@ -149,7 +149,7 @@ def compare_records(
                 comparisons=comparable,
                 fail_if_slower=fail_if_slower,
             )
-            judgement = _unless_busy(judgement, (result, new, "now"), (earlier, old, "then"))
+            judgement = _unless_busy(judgement, fail_if_slower, (result, new), (earlier, old))
             if _model_changed(result, new, old):
                 judgement = dataclasses.replace(
                     judgement, reason=f"{judgement.reason}; the model file is another"
@@ -216,22 +216,44 @@ def judge(
     return Judgement(verdict, ratio, reason, fails)
 
 
-def _unless_busy(judgement: Judgement, *sides: tuple[CellResult, BenchRecord, str]) -> Judgement:
-    """The judgement, taken back if most rounds of a side had too few cores."""
-    for result, record, when in sides:
-        # The load is that of the whole machine, whatever share of its cores is ours.
-        cores = record.environments.get(result.cell.target, {}).get("logical_cores")
-        if not isinstance(cores, int) or cores < 1:
-            continue
-        loads = [entry.load for entry in result.rounds if entry.load is not None]
-        busy = sum(load > cores + _BUSY_LOAD for load in loads)
-        if busy > _BUSY_SHARE * len(loads):
-            reason = (
-                f"{judgement.reason}, but others used the machine {when} (load "
-                f"{float(np.median(loads)):.1f} on {cores} cores)"
-            )
-            return Judgement("inconclusive", judgement.ratio, reason)
-    return judgement
+def _unless_busy(
+    judgement: Judgement,
+    fail_if_slower: float | None,
+    now: tuple[CellResult, BenchRecord],
+    then: tuple[CellResult, BenchRecord],
+) -> Judgement:
+    """The judgement, its interval widened by what others on the machine may have cost.
+
+    A load of twice the cores slowed every round of a cell to half its speed, which no spread
+    between rounds can show; so a busy side may in truth be faster by load / cores.
+    """
+    crowds = [_crowd(*side) for side in (now, then)]
+    if max(crowds) <= 1 or not math.isfinite(judgement.ratio.low):
+        return judgement
+    ratio = Interval(
+        judgement.ratio.value, judgement.ratio.low / crowds[0], judgement.ratio.high * crowds[1]
+    )
+    verdict = _verdict(Interval(*(math.log(end) for end in (ratio.value, ratio.low, ratio.high))))
+    fails = fail_if_slower is not None and ratio.low > 1 + fail_if_slower
+    who = " and ".join(
+        f"{when} (load {crowd:.1f} times the cores)"
+        for when, crowd in zip(("now", "then"), crowds, strict=True)
+        if crowd > 1
+    )
+    taken = "" if verdict == judgement.verdict else ", which may be the reason"
+    reason = f"{judgement.reason}, but others used the machine {who}{taken}"
+    return Judgement(verdict, ratio, reason, fails)
+
+
+def _crowd(result: CellResult, record: BenchRecord) -> float:
+    """Load per core where most rounds had too few cores, else 1."""
+    # The load is that of the whole machine, whatever share of its cores is ours.
+    cores = record.environments.get(result.cell.target, {}).get("logical_cores")
+    loads = [entry.load for entry in result.rounds if entry.load is not None]
+    if not isinstance(cores, int) or cores < 1 or not loads:
+        return 1.0
+    busy = sum(load > cores + _BUSY_LOAD for load in loads)
+    return float(np.median(loads)) / cores if busy > _BUSY_SHARE * len(loads) else 1.0
 
 
 def _beats(pulse: Sequence[float]) -> dict[int, float]:

@@ -301,7 +301,7 @@ class BenchRecord:
         environments: Target name to what its worker says of machine and onnxruntime.
         models: Every model file that ran, keyed ``name/precision``.
         machine_pulse: A fixed computation timed in every round, in milliseconds, one median per
-            round: how fast the machine itself was.
+            round, by its index: how fast the machine itself was; NaN where that is not known.
         cells: In the order of the matrix.
         complete: Whether every round of every cell was run or given up.
         seconds: Wall time so far.

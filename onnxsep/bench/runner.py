@@ -11,6 +11,8 @@ import dataclasses
 import datetime
 import functools
 import importlib.metadata
+import math
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -273,7 +275,7 @@ class Bench:
         ]
         if not due:
             return
-        self._feel_pulse()
+        self._feel_pulse(index)
         for cell in due:
             self._watcher.step(f"round {index + 1} of {total}: {cell.id}")
             time.sleep(cell.cool_down)
@@ -290,7 +292,7 @@ class Bench:
                 )
             self._watcher.changed(self.record())
 
-    def _feel_pulse(self) -> None:
+    def _feel_pulse(self, index: int) -> None:
         job = Job(
             "time",
             model=PULSE_MODEL,
@@ -300,9 +302,9 @@ class Bench:
             energy=False,
         )
         answer = self._local.run(_PULSE_PLACE, job, _PULSE_TIMEOUT)
+        self._pulse.extend([math.nan] * (index + 1 - len(self._pulse)))
         if isinstance(answer, Answer) and answer.samples_ms:
-            ordered = sorted(answer.samples_ms)
-            self._pulse.append(ordered[len(ordered) // 2])
+            self._pulse[index] = statistics.median(answer.samples_ms)
 
     def _accepted(self, cell: Cell, answer: Answer | Failure) -> Answer | None:
         """The answer if the worker did what it was asked; else the cell's row says why not."""

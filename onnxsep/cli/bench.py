@@ -311,14 +311,14 @@ def _raise_verdict(record: BenchRecord) -> None:
         SlowerError: A cell is slower than allowed.
         CellsFailedError: A cell failed.
     """
-    slower = [row.cell.id for row in record.cells if row.judgement and row.judgement.fails]
     failed = [row for row in record.cells if row.status == "failed"]
-    if slower:
-        others = f" and {len(slower) - 1} more" if len(slower) > 1 else ""
-        raise SlowerError(f"slower than {record.baseline} allows: {slower[0]}{others}")
     if failed:
         others = f" and {len(failed) - 1} more cells" if len(failed) > 1 else ""
         raise CellsFailedError(f"{failed[0].cell.id}{others} failed: {failed[0].reason}")
+    slower = [row.cell.id for row in record.cells if row.judgement and row.judgement.fails]
+    if slower:
+        others = f" and {len(slower) - 1} more" if len(slower) > 1 else ""
+        raise SlowerError(f"slower than {record.baseline} allows: {slower[0]}{others}")
 
 
 class _Quiet:
