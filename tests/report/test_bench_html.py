@@ -8,7 +8,7 @@ import math
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -163,25 +163,28 @@ def test_page_stays_small_with_thousands_of_outliers() -> None:
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # A frame may be as narrow as a telephone, which a window may not; the page in it stays untouched,
 # but for what is folded.
-FRAME = """<!DOCTYPE html><html style="color-scheme: light dark"><body>
-<iframe id="page" style="width:{width}px; height:900px; border:0" srcdoc="{page}"></iframe>
-<script>
-onload = () => {{
-  const inner = document.getElementById("page"), root = inner.contentDocument.documentElement;
-  document.body.dataset.probe = [inner.contentWindow.innerWidth, root.scrollWidth,
-    getComputedStyle(root.querySelector("body")).backgroundColor].join(" ");
-}};
-</script></body></html>"""
+FRAME = '<iframe style="width:{width}px; height:900px; border:0" srcdoc="{page}"></iframe>'
+PROBE = """<script>
+onload = () => {
+  document.body.dataset.probe = Array.from(document.querySelectorAll("iframe"), frame => {
+    const root = frame.contentDocument.documentElement;
+    const color = getComputedStyle(root.querySelector("body")).backgroundColor;
+    return [frame.contentWindow.innerWidth, root.scrollWidth, color].join(" ");
+  }).join("|");
+};
+</script>"""
 
 
-def look(page: str, width: int, folder: Path, *options: str) -> list[str]:
-    """Width of the window, width of the page and its background, as a browser sees them."""
+def look(page: str, widths: Sequence[int], folder: Path, *options: str) -> list[list[str]]:
+    """For every width that of the window, of the page, and its background, as a browser has it."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"no browser to look at the page with: none of {', '.join(BROWSERS)} is here")
-    path = folder / "frame.html"
+    path = folder / "frames.html"
     unfolded = html.escape(page.replace("<details>", "<details open>"))
-    path.write_text(FRAME.format(width=width, page=unfolded), encoding="utf-8")
+    frames = "".join(FRAME.format(width=width, page=unfolded) for width in widths)
+    head = '<!DOCTYPE html><html style="color-scheme: light dark">'
+    path.write_text(f"{head}<body>{frames}{PROBE}</body></html>", encoding="utf-8")
     command = [
         browser,
         "--headless",
@@ -201,22 +204,21 @@ def look(page: str, width: int, folder: Path, *options: str) -> list[str]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     found = re.search(r'data-probe="([^"]*)"', done.stdout)
     assert found is not None
-    return found[1].split(" ", 2)
+    return [part.split(" ", 2) for part in found[1].split("|")]
 
 
-@pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("make", [judged, hostile], ids=lambda make: make.__name__)
-def test_page_is_no_wider_than_the_window(
-    make: Callable[[], BenchRecord], width: int, tmp_path: Path
-) -> None:
-    window, content, _ = look(bench_html(make()), width, tmp_path)
-    assert int(window) == width
-    assert int(content) <= width
+def test_page_is_no_wider_than_the_window(make: Callable[[], BenchRecord], tmp_path: Path) -> None:
+    widths = (360, 760, 1280)
+    for width, (window, content, background) in zip(
+        widths, look(bench_html(make()), widths, tmp_path), strict=True
+    ):
+        assert int(window) == width
+        assert int(content) <= width
+        assert background == "rgb(255, 255, 255)"
 
 
 def test_page_is_dark_where_the_reader_wants_it(tmp_path: Path) -> None:
     dark = "--blink-settings=preferredColorScheme=0"
-    page = bench_html(half_done())
-    (tmp_path / "light").mkdir()
-    assert look(page, 600, tmp_path / "light")[2] == "rgb(255, 255, 255)"
-    assert look(page, 600, tmp_path, dark)[2] == "rgb(20, 24, 28)"
+    [(_, _, background)] = look(bench_html(half_done()), [600], tmp_path, dark)
+    assert background == "rgb(20, 24, 28)"
