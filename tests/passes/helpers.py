@@ -123,6 +123,7 @@ def largest_relative_difference(
     ):
         assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
         assert np.isfinite(expected).all(), "a comparison with NaN or infinity proves nothing"
+        assert np.isfinite(found).all(), "NaN or infinity where the model before had numbers"
         wide = expected.astype(np.float64)
         scale = np.abs(wide).max()
         assert scale > 0, "a comparison with zeros proves nothing"
