@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, Protocol, TypeVar
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxsep.convolution import find_convolutions
+from onnxsep.decision import Decision
 from onnxsep.evaluation import Evaluation
-from onnxsep.passes.base import RewriteResult
 from onnxsep.passes.lowering import replace_by_dense_equivalent
-from onnxsep.plan import Candidate, LayerOptions, Plan
+from onnxsep.plan import Plan
 from onnxsep.progress import Progress
 from onnxsep.quality import Measure, Quality
 
@@ -19,7 +21,7 @@ from onnxsep.quality import Measure, Quality
 # lose (on ResNet20 at rank 3: 0.9 points lost instead of 3.1), so these may exceed the budget.
 _RECOVERY = 2.5
 # Whole rewrites tried; each costs a walk through the network.
-_MOST_REWRITES = 5
+MOST_REWRITES = 5
 # A step along the plans is at most this part of them.
 _STRIDES = 8
 # Plans whose cost differs by less than this share of the original's are not worth a rewrite.
@@ -72,88 +74,112 @@ class Budget:
         return " and ".join(parts)
 
 
-@dataclasses.dataclass(frozen=True)
-class Rewrite:
-    """A plan carried out.
+class CandidateLike(Protocol):
+    """A candidate for one convolution, as its dense equivalent."""
+
+    @property
+    def weight(self) -> np.ndarray:
+        """(N, C, *kernel) float32."""
+
+    @property
+    def bias(self) -> np.ndarray:
+        """(N,) float32."""
+
+
+class HasModel(Protocol):
+    """A plan carried out."""
+
+    @property
+    def model(self) -> ir.Model:
+        """The rewritten network."""
+
+
+Made = TypeVar("Made", bound=HasModel)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rewrite(Generic[Made]):
+    """A plan carried out, and how good it is.
 
     Attributes:
         plan: The plan.
-        result: Of the `separate` pass, with the rewritten model.
+        result: What carrying it out gave.
         quality: Measured on the data that the choice is made on.
     """
 
     plan: Plan
-    result: RewriteResult
+    result: Made
     quality: Quality
 
 
 def most_daring_within(
     model: ir.Model,
-    options: Sequence[LayerOptions],
+    candidates: Mapping[tuple[str, Decision], CandidateLike],
     plans: Sequence[Plan],
-    rewrite: Callable[[Plan], RewriteResult],
+    rewrite: Callable[[Plan], Made],
     evaluation: Evaluation,
     budget: Budget,
     progress: Progress,
-) -> Rewrite | None:
+    *,
+    most_rewrites: int = MOST_REWRITES,
+    late: Callable[[], bool] = lambda: False,
+) -> tuple[Rewrite[Made] | None, list[Rewrite[Made]]]:
     """Carry out plans around the border of the budget and keep the most daring one inside.
 
     Args:
         model: The cleaned original.
-        options: Per layer, with the dense equivalents of the candidates.
+        candidates: By name of the convolution and decision.
         plans: From careful to daring.
         rewrite: Carries a plan out on a copy of ``model``.
         evaluation: On images that no fit sees.
         budget: What may be lost.
         progress: Told about every rewrite.
+        most_rewrites: Plans carried out at most.
+        late: Whether no further plan may be begun; one is always tried.
 
     Returns:
-        The best rewrite, or None if no plan that rewrites anything holds the budget.
+        The best rewrite, or None if no plan holds the budget; and all that were tried.
     """
-    useful = [plan for plan in plans if plan.decisions]
-    if not useful:
-        return None
-    candidates = {
-        (option.site.name, candidate.decision): candidate
-        for option in options
-        for candidate in option.candidates
-    }
+    if not plans:
+        return None, []
 
     def quick(index: int) -> bool:
-        progress.step(f"plan {index + 1} of {len(useful)}")
-        decisions = useful[index].decisions
+        progress.step(f"plan {index + 1} of {len(plans)}")
+        decisions = plans[index].decisions
         chosen = {name: candidates[name, decision] for name, decision in decisions.items()}
         return budget.may_recover(evaluation.of(with_dense_equivalents(model, chosen)))
 
     progress.stage("estimating how far the budget reaches")
-    index = max(_last_true(quick, len(useful)), 0)
-    best: Rewrite | None = None
-    low, high = -1, len(useful)
-    stride = max(1, len(useful) // _STRIDES)
-    for _ in range(_MOST_REWRITES):
-        plan = useful[index]
+    index = max(_last_true(quick, len(plans)), 0)
+    best: Rewrite[Made] | None = None
+    tried: list[Rewrite[Made]] = []
+    low, high = -1, len(plans)
+    stride = max(1, len(plans) // _STRIDES)
+    while len(tried) < most_rewrites and not (tried and late()):
+        plan = plans[index]
         progress.stage(f"fitting {len(plan.decisions)} convolutions in order", len(plan.decisions))
         result = rewrite(plan)
         quality = evaluation.of(result.model)
         progress.note(_account(plan, evaluation.measure, quality))
+        tried.append(Rewrite(plan, result, quality))
         if budget.holds_safely(quality):
-            best, low = Rewrite(plan, result, quality), index
+            best, low = tried[-1], index
         else:
             high = index
         if high - low <= 1 or (
             best is not None
-            and high < len(useful)
-            and useful[low].cost - useful[high].cost < _NEAR_ENOUGH
+            and high < len(plans)
+            and plans[low].cost - plans[high].cost < _NEAR_ENOUGH
         ):
             break
         middle = (low + high) // 2
         # Towards the border, but by no more than a stride on mere hope.
         index = min(middle, low + stride) if low == index else max(middle, high - stride)
         index = min(max(index, low + 1), high - 1)
-    return best
+    return best, tried
 
 
-def with_dense_equivalents(model: ir.Model, chosen: dict[str, Candidate]) -> ir.Model:
+def with_dense_equivalents(model: ir.Model, chosen: Mapping[str, CandidateLike]) -> ir.Model:
     """A copy of ``model`` that computes what the candidates would, in the original's graph form."""
     copy = model.clone()
     for site in find_convolutions(copy.graph)[0]:

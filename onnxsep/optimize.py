@@ -8,9 +8,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxsep.choose import Budget, most_daring_within
-from onnxsep.decision import DEFAULT_FORM, Form
-from onnxsep.errors import BudgetError, VerificationError
+from onnxsep.choose import Budget
+from onnxsep.errors import VerificationError
 from onnxsep.evaluation import Batches, Evaluation
 from onnxsep.interface import interface_difference
 from onnxsep.latency import compare_latency
@@ -23,17 +22,21 @@ from onnxsep.options import (
     Options,
     check_output,
 )
-from onnxsep.passes.base import LosslessPass, Refusal, RewriteResult
+from onnxsep.pareto import write_front
+from onnxsep.passes.base import LosslessPass
 from onnxsep.passes.fold_batchnorm import FoldBatchNorm
 from onnxsep.passes.normalize import Normalize
-from onnxsep.passes.separate import Calibration, Separate
+from onnxsep.passes.separate import Calibration
 from onnxsep.passes.simplify import Simplify
-from onnxsep.plan import Plan, forced_plan, layer_options, order_plans, output_sizes
+from onnxsep.plan import output_sizes
 from onnxsep.progress import Progress, Silence
 from onnxsep.proof import require_equal
 from onnxsep.quality import Measure
+from onnxsep.replay import plan_path, write_plan
 from onnxsep.report.build import RunFacts, build_record
+from onnxsep.report.front import FrontRow
 from onnxsep.report.record import QualityRow, Record
+from onnxsep.rewrite import rewrite
 from onnxsep.targets import get_target
 
 # Batches on which lossless passes must agree with the input.
@@ -47,10 +50,12 @@ class Result:
     Attributes:
         model: The rewritten model.
         record: The account of the run.
+        front: The files of the front, where one was asked for.
     """
 
     model: ir.Model
     record: Record
+    front: tuple[FrontRow, ...] = ()
 
     def save(self, path: str | Path) -> list[Path]:
         """Write the model in one step; returns the files written.
@@ -67,6 +72,7 @@ def optimize(
     *,
     output: str | Path | None = None,
     force: bool = False,
+    pareto: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Make a model smaller and faster within a budget, and prove it.
@@ -76,6 +82,7 @@ def optimize(
         options: Settings of the run.
         output: Where to write the result; None writes nothing.
         force: Allow ``output`` to be the input itself.
+        pareto: Folder for models from careful to daring, a table and a plot; None writes none.
         progress: Told how far the work has come.
 
     Raises:
@@ -88,6 +95,8 @@ def optimize(
     """
     started = time.perf_counter()
     options, progress = options or Options(), progress or Silence()
+    if pareto is not None:
+        options = dataclasses.replace(options, front=True)
     source = Path(source)
     if output is not None:
         check_output(source, Path(output), force=force)
@@ -103,12 +112,7 @@ def optimize(
     _clean(cleaned, original, material, options, facts, progress)
 
     progress.stage("running the original on images that no fit sees")
-    selection = Evaluation(
-        original,
-        material.selection,
-        metric=options.metric,
-        label_offset=options.label_offset,
-    )
+    selection = _evaluation(original, material.selection, options)
     budget = _budget(options, selection.measure)
     if options.max_drop is not None and not selection.measure.has_drop:
         facts.warnings.append(
@@ -119,8 +123,9 @@ def optimize(
     facts.warnings.extend(selection.doubts())
     if options.label_offset and material.selection.dataset.labels is None:
         facts.warnings.append("--label-offset has no meaning: the data have no labels")
-    rewritten = _separate(cleaned, material, options, selection, budget, facts, progress)
-    rewritten = _unless_slower(original, cleaned, rewritten, material, options, facts, progress)
+    found = rewrite(cleaned, material, options, selection, budget, facts, progress)
+    rewritten = found.model
+    _time(original, rewritten, material, options, facts, progress)
     facts.quality = _verify(original, rewritten, material, selection, budget, options, progress)
     difference = interface_difference(original, rewritten)
     if difference:
@@ -129,9 +134,23 @@ def optimize(
     if output is not None:
         progress.stage(f"writing {Path(output).name}")
         save_model(rewritten, output)
+        if found.built is not None:
+            plan = plan_path(Path(output))
+            write_plan(found.built, source, cleaned, material, options, plan)
+    front: list[FrontRow] = []
+    if pareto is not None:
+        progress.stage("writing the front")
+        judge = selection
+        if material.verification is not None:
+            judge = _evaluation(original, material.verification, options)
+        front = write_front(found.findings, judge, Path(pareto), source.stem)
     seconds = time.perf_counter() - started
     path = None if output is None else Path(output)
-    return Result(rewritten, build_record(facts, rewritten, path, seconds))
+    return Result(rewritten, build_record(facts, rewritten, path, seconds), tuple(front))
+
+
+def _evaluation(original: ir.Model, batches: Batches, options: Options) -> Evaluation:
+    return Evaluation(original, batches, metric=options.metric, label_offset=options.label_offset)
 
 
 def _clean(
@@ -170,94 +189,25 @@ def _budget(options: Options, measure: Measure) -> Budget:
     return Budget(max_drop, options.min_snr_db)
 
 
-def _separate(
-    cleaned: ir.Model,
-    material: Material,
-    options: Options,
-    selection: Evaluation,
-    budget: Budget,
-    facts: RunFacts,
-    progress: Progress,
-) -> ir.Model:
-    """The lossy pass at the ranks asked for, or at the most daring ones within the budget."""
-    if "separate" not in options.passes:
-        return cleaned
-    calibration = Calibration(material.fit, len(material.fit.dataset))
-
-    def rewrite(plan: Plan) -> RewriteResult:
-        separate = Separate(
-            plan.decisions,
-            calibration,
-            refusals=plan.refusals,
-            target=get_target(options.target),
-            seed=options.seed,
-            progress=progress,
-        )
-        return separate(cleaned.clone())
-
-    if options.rank is not None:
-        plan = forced_plan(cleaned, options.rank, options.form)
-        progress.stage(f"fitting {len(plan.decisions)} convolutions in order", len(plan.decisions))
-        result = rewrite(plan)
-        quality = selection.of(result.model)
-        if not budget.holds(quality):
-            measure = selection.measure
-            raise BudgetError(
-                f"{_forced(options.rank, options.form)} everywhere loses {quality.drop:.2f} "
-                f"{measure.unit} of {measure.title} ({quality.worst_snr_db:.1f} dB), but the "
-                f"budget is {budget.describe()}; raise --max-drop or leave out --rank; "
-                "nothing was written"
-            )
-        facts.add(Separate, result)
-        return result.model
-    layers = layer_options(cleaned, calibration, seed=options.seed, progress=progress)
-    plans = order_plans(layers)
-    best = most_daring_within(cleaned, layers, plans, rewrite, selection, budget, progress)
-    if best is None:
-        nothing = rewrite(plans[0])
-        facts.add(Separate, nothing)
-        return nothing.model
-    facts.add(Separate, best.result)
-    return best.result.model
-
-
-def _forced(rank: float, form: Form) -> str:
-    return f"rank {rank:g}" if form == DEFAULT_FORM else f"{form} at rank {rank:g}"
-
-
-def _unless_slower(
+def _time(
     original: ir.Model,
-    cleaned: ir.Model,
     rewritten: ir.Model,
     material: Material,
     options: Options,
     facts: RunFacts,
     progress: Progress,
-) -> ir.Model:
-    """Time the result against the input, and take separation back where it made it slower."""
+) -> None:
+    """Time the result against the input."""
     if not options.measure_latency:
-        return rewritten
+        return
     target = get_target(options.target)
     if not target.measured_here:
         facts.latency_note = (
             f"measured on this machine's CPU, not on {target.title}: measuring there is not "
             "supported yet"
         )
-    elif facts.has_changes(Separate):
-        # Against the cleaned input: what cleaning alone brings is no merit of separation.
-        progress.stage("timing with and without separation in turn")
-        gain = compare_latency(cleaned, rewritten, material.single, threads=options.threads)
-        if gain.high < 1.0:
-            message = f"measured {gain.speedup:.2f}x as fast as without separation"
-            if options.rank is None:
-                reason = Refusal("(whole model)", "slower", f"taken back: {message}")
-                facts.withdraw("separate", reason)
-                rewritten = cleaned
-            else:
-                facts.warnings.append(f"separation made the model slower: {message}")
     progress.stage("timing input and result in turn")
     facts.latency = compare_latency(original, rewritten, material.single, threads=options.threads)
-    return rewritten
 
 
 def _verify(
@@ -273,12 +223,7 @@ def _verify(
     progress.stage("verifying")
     sets: list[tuple[str, Batches, Evaluation]] = []
     if material.verification is not None:
-        evaluation = Evaluation(
-            original,
-            material.verification,
-            metric=options.metric,
-            label_offset=options.label_offset,
-        )
+        evaluation = _evaluation(original, material.verification, options)
         sets.append(("verification", material.verification, evaluation))
     sets.append(("selection", material.selection, selection))
     rows = []
@@ -295,7 +240,9 @@ def _verify(
                 quality=quality,
             )
         )
-        if not budget.holds(quality):
+        # Whoever asks for a speed and names no budget takes the quality that comes with it.
+        enforced = options.min_speedup is None or options.max_drop is not None
+        if enforced and not budget.holds(quality):
             raise VerificationError(
                 f"on {quality.samples} images that no fit had seen, {quality.drop:.2f} "
                 f"{measure.unit} of {measure.title} are lost ({quality.worst_snr_db:.1f} dB), but "

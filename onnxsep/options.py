@@ -23,7 +23,7 @@ AGREEMENT_MIN_SNR_DB = 10.0
 _MOST_SAMPLES = 1_000_000
 # No layer's costs fall at a larger one; the bound keeps counts within whole numbers.
 _LARGEST_RANK = 1_000_000
-_PRECISIONS_LATER = ("int8", "fp16", "auto")
+PRECISIONS = ("auto", "fp32", "int8", "fp16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,14 @@ class Options:
         form: The form that ``rank`` forces.
         max_drop: Points of the measure that may be lost; None for the default.
         min_snr_db: Least signal-to-noise in dB; None for the default.
-        precision: Only ``fp32`` so far.
+        precision: ``fp32``, ``int8``, ``fp16``, or ``auto`` for whichever is fastest within the
+            budget on a target that is measured here, and fp32 elsewhere.
+        min_speedup: Least speed-up against the cleaned input; the best quality at that speed is
+            handed out. None hands out the fastest within the budget.
+        time_limit: Seconds that the search may take; None for as long as it needs.
+        timing_cache: Whether layer times measured earlier on this machine are used.
+        plan: A plan of an earlier run to repeat; None decides anew.
+        front: Whether the search also finishes the plans beside the best one.
         metric: The user's own measure.
         label_offset: Added to each label to give the class index.
         threads: Threads of the latency measurement.
@@ -61,7 +68,12 @@ class Options:
     form: Form = DEFAULT_FORM
     max_drop: float | None = None
     min_snr_db: float | None = None
-    precision: str = "fp32"
+    precision: str = "auto"
+    min_speedup: float | None = None
+    time_limit: float | None = None
+    timing_cache: bool = True
+    front: bool = False
+    plan: Path | None = None
     metric: Metric | None = None
     label_offset: int = 0
     threads: int = 1
@@ -75,12 +87,26 @@ class Options:
             ConfigurationError: Names the option and what it takes.
         """
         get_target(self.target)
-        if self.precision in _PRECISIONS_LATER:
+        if self.precision not in PRECISIONS:
             raise ConfigurationError(
-                f"--precision {self.precision} is not supported yet; only fp32 is"
+                f"unknown precision {self.precision!r}; known are {', '.join(PRECISIONS)}"
             )
-        if self.precision != "fp32":
-            raise ConfigurationError(f"unknown precision {self.precision!r}; only fp32 is known")
+        _require(
+            self.min_speedup is None or 1 < self.min_speedup < math.inf,
+            "--min-speedup takes a number above 1, such as 2",
+        )
+        _require(
+            self.min_speedup is None or self.rank is None,
+            "--min-speedup and --rank exclude each other: one of them decides the ranks",
+        )
+        _require(
+            self.plan is None or (self.rank is None and self.min_speedup is None),
+            "--plan says what becomes of every convolution: leave out --rank and --min-speedup",
+        )
+        _require(
+            self.time_limit is None or 0 < self.time_limit < math.inf,
+            "--time-limit takes seconds above 0",
+        )
         for name in self.passes:
             if name not in PASS_NAMES:
                 raise ConfigurationError(

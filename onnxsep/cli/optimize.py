@@ -136,16 +136,58 @@ def optimize_command(
         ),
     ] = "depthwise-pointwise",
     target: Annotated[
-        str, typer.Option(help="Where the model will run: cpu, cpu-arm or nnapi.")
+        str,
+        typer.Option(
+            help="Where the model will run: cpu, cpu-arm, xnnpack, nnapi, cuda or tensorrt."
+        ),
     ] = "cpu",
     passes: Annotated[
-        str, typer.Option(help="Comma-separated; leave out separate for lossless cleaning.")
-    ] = "simplify,fold_batchnorm,separate",
-    precision: Annotated[str, typer.Option(help="fp32; others are not supported yet.")] = "fp32",
+        str, typer.Option(help="Comma-separated; simplify,fold_batchnorm cleans without loss.")
+    ] = "simplify,fold_batchnorm,separate,align_channels,quantize",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="fp32, int8, fp16, or auto: fp32 or int8, whichever is faster within the budget."
+        ),
+    ] = "auto",
+    min_speedup: Annotated[
+        float | None,
+        typer.Option(
+            help="The best quality at this speed-up, whatever is lost: 2 for twice as fast.",
+            rich_help_panel=_QUALITY,
+            show_default=False,
+        ),
+    ] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(help="Seconds that the search may take.", show_default=False),
+    ] = None,
+    timing_cache: Annotated[
+        bool,
+        typer.Option(
+            "--timing-cache/--no-timing-cache",
+            help="Use layer times measured earlier on this machine.",
+        ),
+    ] = True,
     threads: Annotated[
         int, typer.Option(help="Threads in the latency measurement; 0 for all cores.")
     ] = 1,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="Repeat the plan of an earlier run, RESULT.plan.json, instead of searching.",
+            show_default=False,
+        ),
+    ] = None,
+    pareto: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write models from careful to daring into this folder, with a plot.",
+            rich_help_panel=_OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(help="Also write the report as JSON to this file.", rich_help_panel=_OUTPUT),
@@ -202,6 +244,10 @@ def optimize_command(
         max_drop=max_drop,
         min_snr_db=min_snr,
         precision=precision,
+        min_speedup=min_speedup,
+        time_limit=time_limit,
+        plan=plan,
+        timing_cache=timing_cache,
         metric=None if metric is None else load_metric(metric),
         label_offset=label_offset,
         threads=threads,
@@ -223,6 +269,7 @@ def optimize_command(
                 options,
                 output=None if dry_run else destination,
                 force=force,
+                pareto=pareto,
                 progress=listener,
             )
         except KeyboardInterrupt as interrupt:
@@ -236,7 +283,13 @@ def optimize_command(
     if json:
         sys.stdout.write(result.record.to_json())
     elif not quiet:
-        print_record(result.record, make_console(color=not no_color), report)
+        console = make_console(color=not no_color)
+        print_record(result.record, console, report)
+        if result.front:
+            from onnxsep.report.front import print_front
+
+            console.print(f"front in {pareto}:")
+            print_front(result.front, console)
     sys.stdout.flush()
 
 

@@ -16,10 +16,18 @@ from onnxsep.latency import Comparison
 from onnxsep.model import model_bytes, serialized_bytes
 from onnxsep.options import Options
 from onnxsep.passes.base import Change, LosslessPass, LossyPass, Refusal, RewriteResult
-from onnxsep.report.record import SCHEMA_VERSION, LayerRow, PassRow, QualityRow, Record
+from onnxsep.report.record import (
+    SCHEMA_VERSION,
+    LayerRow,
+    PassRow,
+    QualityRow,
+    Record,
+    TrialRow,
+)
 
 _PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnxsim", "numpy", "scipy")
 _SEPARATE = "separate"
+_QUANTIZE = "quantize"
 
 
 @dataclasses.dataclass
@@ -40,6 +48,8 @@ class RunFacts:
     passes: list[PassRow] = dataclasses.field(default_factory=list)
     sites: list[ConvSite] = dataclasses.field(default_factory=list)
     pixels: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    precision: str = "fp32"
+    trials: list[TrialRow] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of_input(cls, source: Path, model: ir.Model, options: Options) -> RunFacts:
@@ -108,6 +118,8 @@ def build_record(facts: RunFacts, model: ir.Model, output: Path | None, seconds:
         warnings=facts.warnings,
         settings=_settings(facts.options),
         seconds=round(seconds, 2),
+        precision=facts.precision,
+        trials=facts.trials,
     )
 
 
@@ -131,14 +143,41 @@ def _layer_rows(facts: RunFacts) -> list[LayerRow]:
             changes = {change["node"]: change for change in row.changes}
             refusals = {refusal["node"]: refusal for refusal in row.refusals}
     rows = [_layer_row(site, facts.pixels, changes, refusals, ran) for site in facts.sites]
+    integers = {
+        change["node"] for row in facts.passes if row.name == _QUANTIZE for change in row.changes
+    }
+    rows = [
+        dataclasses.replace(row, precision="int8") if _is_among(row, integers) else row
+        for row in rows
+    ]
     known = {site.name for site in facts.sites}
     # Convolutions that could not even be read have a reason and no figures.
     rows.extend(
-        LayerRow(name, "unknown", "", "kept", refusal["reason"], refusal["code"], *([0] * 6))
+        LayerRow(
+            name=name,
+            kind="unknown",
+            shape="",
+            action="kept",
+            detail=refusal["reason"],
+            code=refusal["code"],
+            rank=0,
+            error=0.0,
+            parameters_before=0,
+            parameters_after=0,
+            multiplications_before=0,
+            multiplications_after=0,
+        )
         for name, refusal in refusals.items()
         if name not in known
     )
     return rows
+
+
+def _is_among(row: LayerRow, nodes: set[str]) -> bool:
+    """Whether a layer, or a convolution that it became, is among ``nodes``."""
+    return row.name in nodes or (
+        row.action == "separated" and any(name.startswith(f"{row.name}/") for name in nodes)
+    )
 
 
 def _layer_row(
@@ -205,4 +244,5 @@ def _settings(options: Options) -> dict[str, Any]:
     preprocessing = settings.pop("preprocessing")
     settings["preprocessing"] = None if preprocessing is None else dataclasses.asdict(preprocessing)
     settings["passes"] = list(options.passes)
+    settings["plan"] = None if options.plan is None else str(options.plan)
     return settings

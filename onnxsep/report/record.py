@@ -44,12 +44,13 @@ class LayerRow:
         action: ``separated`` or ``kept``.
         detail: Form and rank, or the reason.
         code: The same for programs.
-        rank: Filters per channel, 0 if kept.
+        rank: Filters per channel, or channels in the middle of cp; 0 if kept.
         error: Relative output error of the fit, 0 if kept.
         parameters_before: Weights without bias.
         parameters_after: The same after the rewrite.
         multiplications_before: For one image.
         multiplications_after: The same after the rewrite.
+        precision: ``int8`` if it, or a convolution that it became, is quantized, else ``fp32``.
     """
 
     name: str
@@ -64,6 +65,36 @@ class LayerRow:
     parameters_after: int
     multiplications_before: int
     multiplications_after: int
+    precision: str = "fp32"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialRow:
+    """One result that was built and measured on the way.
+
+    Attributes:
+        precision: ``fp32`` or ``int8``.
+        separated: Number of convolutions separated.
+        speedup: Against the cleaned input, with its interval.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+        value: The measure on the images that the choice is made on.
+        drop: What is lost there.
+        holds: Whether it is within the budget.
+        bytes: Size of the model.
+        chosen: Whether it was handed out.
+    """
+
+    precision: str
+    separated: int
+    speedup: float
+    low: float
+    high: float
+    value: float
+    drop: float
+    holds: bool
+    bytes: int
+    chosen: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +146,8 @@ class Record:
         warnings: What the reader must know.
         settings: The options of the run.
         seconds: Wall time of the run.
+        precision: Of the result: ``fp32``, ``int8`` or ``fp16``.
+        trials: Results built and measured by the search, in order.
     """
 
     schema: int
@@ -138,6 +171,8 @@ class Record:
     warnings: list[str]
     settings: dict[str, Any]
     seconds: float
+    precision: str = "fp32"
+    trials: list[TrialRow] = dataclasses.field(default_factory=list)
 
     @property
     def separated(self) -> list[LayerRow]:

@@ -75,9 +75,11 @@ def _multiplications(row: LayerRow) -> str:
 
 
 def _what(row: LayerRow) -> str:
+    integers = ", int8" if row.precision == "int8" else ""
     if row.action == "separated":
-        return f"rank {row.rank}, output error {100 * row.error:.1f} %"
-    return f"kept: {printable(row.detail)}"
+        form = row.detail.removeprefix("depthwise-pointwise, ")
+        return f"{printable(form)}, output error {100 * row.error:.1f} %{integers}"
+    return f"kept: {printable(row.detail)}{integers}"
 
 
 def _total_table(record: Record) -> Table:

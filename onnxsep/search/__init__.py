@@ -1,0 +1,1 @@
+"""Which convolution becomes what: candidates, measured times, divergences, plans."""

@@ -1,0 +1,207 @@
+"""A plan carried out: separated in network order, channels aligned, quantized where asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxsep.calibrate.ranges import ValueStatistics
+from onnxsep.calibrate.sweep import collect_statistics
+from onnxsep.convolution import find_convolutions
+from onnxsep.decision import Decision
+from onnxsep.evaluation import Batches
+from onnxsep.factorize import Factors
+from onnxsep.passes.align_channels import AlignChannels, choose_alignment
+from onnxsep.passes.base import LosslessPass, LossyPass, RewriteResult
+from onnxsep.passes.lowering import replace_by_factors
+from onnxsep.passes.quantize import Quantize, QuantizeSettings, values_to_calibrate
+from onnxsep.passes.separate import Calibration, Separate
+from onnxsep.plan import Plan
+from onnxsep.progress import Progress
+from onnxsep.proof import require_equal
+from onnxsep.runtime import Feeds
+from onnxsep.targets import Target
+
+Precision = Literal["fp32", "int8"]
+Account = tuple[type[LosslessPass] | type[LossyPass], RewriteResult]
+
+# Ranges need far fewer images than fits: more change them by less than their own rounding.
+_RANGE_IMAGES = 256
+# Where only time counts, every value is taken to lie here.
+_ANY_RANGE = np.array([-1.0, 1.0], dtype=np.float32)
+# Rounding of a convolution whose terms are summed in another order, relative to the output.
+_CHECK_BATCHES = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Built:
+    """A plan carried out.
+
+    Attributes:
+        plan: The plan.
+        precision: Of convolutions and matrix products.
+        model: The result.
+        accounts: Every pass that ran, in order, with what it did.
+        keep_float: Nodes that were not to be quantized.
+        alignment: Group of channels → multiple.
+    """
+
+    plan: Plan
+    precision: Precision
+    model: ir.Model
+    accounts: tuple[Account, ...]
+    keep_float: frozenset[str] = frozenset()
+    alignment: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+class Builder:
+    """Carries plans out on copies of one network; fits of the same plan are made once."""
+
+    def __init__(
+        self,
+        cleaned: ir.Model,
+        fit: Batches,
+        single: Feeds,
+        target: Target,
+        *,
+        settings: QuantizeSettings,
+        threads: int,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            cleaned: The network; left unchanged.
+            fit: Images that fits and ranges see.
+            single: One input, for timing.
+            target: Decides graph form and data types.
+            settings: Of quantization.
+            threads: Threads of latency measurements.
+            seed: Of every random choice.
+            progress: Told about every layer.
+        """
+        self._cleaned = cleaned
+        self._fit = fit
+        self._single = single
+        self._target = target
+        self._settings = settings
+        self._threads = threads
+        self._seed = seed
+        self._progress = progress
+        self._separated: dict[tuple[tuple[str, Decision], ...], RewriteResult] = {}
+
+    def build(
+        self,
+        plan: Plan,
+        precision: Precision,
+        alignment: Mapping[str, int] | None = None,
+        keep_float: frozenset[str] = frozenset(),
+    ) -> Built:
+        """Carry a plan out.
+
+        Args:
+            plan: What becomes of each convolution.
+            precision: Of convolutions and matrix products.
+            alignment: For `AlignChannels`: group of channels → multiple.
+            keep_float: Nodes not to be quantized.
+        """
+        separated = self._separate(plan)
+        accounts: list[Account] = [(Separate, separated)]
+        model = separated.model.clone()
+        if alignment:
+            aligned = AlignChannels(alignment)(model)
+            checks = [feeds for _, feeds in zip(range(_CHECK_BATCHES), self._fit, strict=False)]
+            require_equal(separated.model, model, checks, "aligning channels")
+            accounts.append((AlignChannels, aligned))
+        if precision == "int8":
+            self._progress.stage("calibrating int8")
+            settings = dataclasses.replace(self._settings, keep_float=keep_float)
+            wanted = values_to_calibrate(model, settings)
+            statistics = collect_statistics(model, self._range_images(), wanted, threads=0)
+            quantized = Quantize(statistics, settings)(model)
+            accounts.append((Quantize, quantized))
+        return Built(plan, precision, model, tuple(accounts), keep_float, dict(alignment or {}))
+
+    def skeleton(
+        self, plan: Plan, factors: Mapping[tuple[str, Decision], Factors], precision: Precision
+    ) -> ir.Model:
+        """What a plan costs in time, without a fit: its graph with factors at hand.
+
+        Args:
+            plan: What becomes of each convolution.
+            factors: Any of the right shapes.
+            precision: As in `build`.
+        """
+        model = self._cleaned.clone()
+        for site in find_convolutions(model.graph)[0]:
+            decision = plan.decisions.get(site.name)
+            if decision is not None:
+                bias = np.zeros(site.out_channels, dtype=np.float32)
+                chosen = factors[site.name, decision]
+                replace_by_factors(model.graph, site, chosen, bias, self._target.repeat)
+        return self.roughly_quantized(model) if precision == "int8" else model
+
+    def roughly_quantized(self, model: ir.Model) -> ir.Model:
+        """Quantized with arbitrary ranges: as fast as with the right ones."""
+        wanted = values_to_calibrate(model, self._settings)
+        statistics = {name: ValueStatistics.of(name, _ANY_RANGE) for name in wanted}
+        return Quantize(statistics, self._settings)(model).model
+
+    def alignment(self, plan: Plan, precision: Precision, seconds: float) -> Mapping[str, int]:
+        """The channel counts with which a plan runs fastest here, found by measuring."""
+        if seconds <= 0:
+            return {}
+        transform: Callable[[ir.Model], ir.Model] | None = None
+        if precision == "int8":
+            transform = self.roughly_quantized
+        return choose_alignment(
+            self._separate(plan).model,
+            self._single,
+            threads=self._threads,
+            seconds=seconds,
+            transform=transform,
+            progress=self._progress,
+        ).multiples
+
+    def _separate(self, plan: Plan) -> RewriteResult:
+        key = tuple(sorted(plan.decisions.items(), key=lambda item: item[0]))
+        if key not in self._separated:
+            rewrite = Separate(
+                plan.decisions,
+                Calibration(self._fit, len(self._fit.dataset)),
+                refusals=plan.refusals,
+                target=self._target,
+                seed=self._seed,
+                progress=self._progress,
+            )
+            self._separated[key] = rewrite(self._cleaned.clone())
+        return self._separated[key]
+
+    def _range_images(self) -> Batches:
+        dataset = self._fit.dataset
+        count = min(len(dataset), _RANGE_IMAGES)
+        count -= count % self._fit.size if count >= self._fit.size else 0
+        return Batches(dataset.subset(range(count)), self._fit.size)
+
+
+class Deadline:
+    """The time that a search may take; None for as long as it needs."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def late(self) -> bool:
+        """Whether the time is up."""
+        return self.left(1.0) <= 0
+
+    def left(self, wanted: float) -> float:
+        """``wanted`` seconds, or what is left of the time if that is less."""
+        if self._end is None:
+            return wanted
+        return min(wanted, max(self._end - time.monotonic(), 0.0))

@@ -1,0 +1,420 @@
+"""The search: the fastest model within the budget, by measured latency and measured quality.
+
+Candidates of every convolution are timed alone and judged alone; a knapsack turns both into plans
+from careful to daring; the times of a few plans as a whole correct those of the layers; and of what
+is then carried out, in float and in int8, the fastest that holds the budget is handed out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxsep.choose import MOST_REWRITES, Budget, Rewrite, most_daring_within
+from onnxsep.decision import Decision
+from onnxsep.errors import BudgetError
+from onnxsep.evaluation import Batches, Evaluation
+from onnxsep.latency import Comparison, compare_latency
+from onnxsep.model import serialized_bytes
+from onnxsep.passes.base import Refusal
+from onnxsep.passes.quantize import QuantizeSettings
+from onnxsep.passes.separate import Calibration
+from onnxsep.plan import Plan
+from onnxsep.progress import Progress
+from onnxsep.quality import Quality
+from onnxsep.runtime import Feeds
+from onnxsep.search.allocate import Allocation, Layer, Option, plans_along_front
+from onnxsep.search.build import Builder, Built, Deadline, Precision
+from onnxsep.search.candidates import Candidate, LayerChoices, layer_choices
+from onnxsep.search.divergence import Divergences, divergences
+from onnxsep.search.recalibrate import MeasuredPlan, recalibrate
+from onnxsep.search.timing import LayerTimer, LayerTimes
+from onnxsep.targets import Target
+
+# Plans that are timed as a whole before any fit, to correct the sum of their layers' times.
+_WHOLE_PLANS = 5
+_WHOLE_SECONDS = 0.8
+_TIMING_SECONDS = 25.0
+_ALIGNMENT_SECONDS = 15.0
+_FINAL_SECONDS = 2.0
+# Plans carried out for a front beside those around the border of the budget.
+_FRONT_PLANS = 4
+# Channel counts that blocked layouts want.
+_BLOCK = 4
+# A plan that is predicted to be slower than another one, more careful, by whole-model timing.
+_LEAST_STEP = 0.01
+
+Key = tuple[str, Decision]
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+    """What a search may do.
+
+    Attributes:
+        precisions: To be tried.
+        threads: Of latency measurements.
+        seed: Of every random choice.
+        min_speedup: Least speed-up; the most careful plan that reaches it is taken. None takes the
+            fastest plan within the budget.
+        seconds: Time for the whole search; None for as long as it needs.
+        cache: File of layer times measured before; None keeps none.
+        quantization: Settings of int8.
+        aligns: Whether channel counts may be padded.
+        front: Also carry out plans beside the best one, for a Pareto front.
+    """
+
+    precisions: tuple[Precision, ...]
+    threads: int = 1
+    seed: int = 0
+    min_speedup: float | None = None
+    seconds: float | None = None
+    cache: Path | None = None
+    quantization: QuantizeSettings = dataclasses.field(default_factory=QuantizeSettings)
+    aligns: bool = True
+    front: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Finding:
+    """A result that was built, judged and timed.
+
+    Attributes:
+        built: The model and how it came about.
+        quality: On images that no fit saw.
+        comparison: The cleaned input against it.
+        holds: Whether it is within the budget.
+        bytes: Size of the model as a file.
+    """
+
+    built: Built
+    quality: Quality
+    comparison: Comparison
+    holds: bool
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a search found.
+
+    Attributes:
+        best: To be handed out; None if nothing is faster within the budget.
+        findings: All that was built and timed.
+        kept: Reasons of the convolutions that were looked at, for when nothing was rewritten.
+        notes: What the report must say.
+    """
+
+    best: Finding | None
+    findings: tuple[Finding, ...]
+    kept: Plan
+    notes: tuple[str, ...]
+
+
+def search(
+    cleaned: ir.Model,
+    fit: Batches,
+    single: Feeds,
+    evaluation: Evaluation,
+    budget: Budget,
+    target: Target,
+    settings: SearchSettings,
+    progress: Progress,
+) -> Outcome:
+    """Find the fastest model within a budget.
+
+    Args:
+        cleaned: The network; left unchanged.
+        fit: Images that fits and ranges see.
+        single: One input, for timing.
+        evaluation: On images that no fit sees.
+        budget: What may be lost there.
+        target: Must be measured here.
+        settings: What the search may do.
+        progress: Told about every step.
+
+    Raises:
+        BudgetError: ``min_speedup`` is out of reach.
+    """
+    return _Search(cleaned, fit, single, evaluation, budget, target, settings, progress).run()
+
+
+class _Search:
+    def __init__(
+        self,
+        cleaned: ir.Model,
+        fit: Batches,
+        single: Feeds,
+        evaluation: Evaluation,
+        budget: Budget,
+        target: Target,
+        settings: SearchSettings,
+        progress: Progress,
+    ) -> None:
+        self._cleaned = cleaned
+        self._single = single
+        self._evaluation = evaluation
+        self._budget = budget
+        self._settings = settings
+        self._progress = progress
+        self._deadline = Deadline(settings.seconds)
+        self._builder = Builder(
+            cleaned,
+            fit,
+            single,
+            target,
+            settings=settings.quantization,
+            threads=settings.threads,
+            seed=settings.seed,
+            progress=progress,
+        )
+        calibration = Calibration(fit, len(fit.dataset))
+        self._choices = layer_choices(cleaned, calibration, seed=settings.seed, progress=progress)
+        self._candidates: dict[Key, Candidate] = {
+            (layer.site.name, candidate.decision): candidate
+            for layer in self._choices
+            for candidate in layer.candidates
+        }
+        self._timer = LayerTimer(
+            target,
+            threads=settings.threads,
+            cache=settings.cache,
+            seconds_cap=self._deadline.left(_TIMING_SECONDS),
+            progress=progress,
+        )
+        self._divergences: Divergences = divergences(
+            cleaned, self._choices, evaluation.batches, evaluation.measure, progress=progress
+        )
+        self._findings: list[Finding] = []
+        self._notes: list[str] = []
+
+    def run(self) -> Outcome:
+        """Search every precision and compare what they bring."""
+        kept: Plan | None = None
+        for precision in self._settings.precisions:
+            if self._findings and self._deadline.late():
+                self._notes.append(f"the time was up before {precision} was searched")
+                break
+            plans = self._plans(precision)
+            kept = kept or plans[0]
+            if precision == "fp32":
+                plans = plans[1:]
+            self._try(plans, precision)
+        return Outcome(
+            self._best(), tuple(self._findings), kept or Plan({}, 1.0, {}), tuple(self._notes)
+        )
+
+    def _plans(self, precision: Precision) -> list[Plan]:
+        """From careful to daring, the sum of layer times corrected by that of whole models."""
+        times = self._timer.times(self._choices, precision=precision)
+        layers = [self._layer(choice, times) for choice in self._choices]
+        baseline = self._cleaned
+        if precision == "int8":
+            baseline = self._builder.roughly_quantized(baseline.clone())
+        whole = self._time(baseline)
+        fixed = max(whole - sum(layer.keep.ms for layer in layers), 0.0)
+        front = plans_along_front(layers, fixed_ms=fixed)
+        measured = [MeasuredPlan.of(front[0], whole)]
+        for place, comparison in self._whole_times(front, precision, baseline).items():
+            taken = whole / comparison.speedup
+            margin = taken * (comparison.high - comparison.low) / (2 * comparison.speedup)
+            measured.append(MeasuredPlan.of(front[place], taken, margin))
+        if len(measured) > 2:
+            truer = recalibrate(layers, measured)
+            front = plans_along_front(truer.layers, fixed_ms=truer.fixed_ms)
+        front = self._corrected(front, precision, baseline, whole)
+        return [
+            Plan(
+                allocation.decisions,
+                allocation.ms / max(front[0].ms, 1e-9),
+                allocation.refusals,
+            )
+            for allocation in front
+        ]
+
+    def _layer(self, choice: LayerChoices, times: LayerTimes) -> Layer:
+        name = choice.site.name
+        if not choice.candidates:
+            return Layer(name, Option(None, 0.0, 0.0), (), choice.refusal)
+        keep = times[name, None]
+        options = []
+        for candidate in choice.candidates:
+            time = times[name, candidate.decision]
+            options.append(
+                Option(
+                    candidate.decision,
+                    time.ms,
+                    self._divergences[name, candidate.decision],
+                    (time.high - time.low) / 2,
+                    traits=_traits(choice, candidate.decision, time.padding),
+                )
+            )
+        margin = (keep.high - keep.low) / 2
+        return Layer(name, Option(None, keep.ms, 0.0, margin), tuple(options))
+
+    def _whole_times(
+        self, front: Sequence[Allocation], precision: Precision, baseline: ir.Model
+    ) -> dict[int, Comparison]:
+        """Some plans, evenly along the front, against ``baseline``, as whole models."""
+        useful = [place for place, plan in enumerate(front) if plan.decisions]
+        if not useful:
+            return {}
+        self._progress.stage("timing whole plans", _WHOLE_PLANS)
+        step = (len(useful) - 1) / (_WHOLE_PLANS - 1)
+        places = sorted({useful[round(number * step)] for number in range(_WHOLE_PLANS)})
+        factors = {key: candidate.factors for key, candidate in self._candidates.items()}
+        found = {}
+        for place in places:
+            plan = _plan(front[place])
+            self._progress.step(f"{len(plan.decisions)} convolutions separated")
+            skeleton = self._builder.skeleton(plan, factors, precision)
+            found[place] = self._compare(baseline, skeleton, self._deadline.left(_WHOLE_SECONDS))
+        return found
+
+    def _corrected(
+        self,
+        front: list[Allocation],
+        precision: Precision,
+        baseline: ir.Model,
+        whole: float,
+    ) -> list[Allocation]:
+        """Times of a few whole plans, and those between by interpolation; what is slower goes."""
+        ratios = {
+            place: whole / comparison.speedup / front[place].ms
+            for place, comparison in self._whole_times(front, precision, baseline).items()
+        }
+        if not ratios:
+            return front
+        corrected = [
+            dataclasses.replace(plan, ms=plan.ms * _between(ratios, place))
+            for place, plan in enumerate(front)
+        ]
+        faster = [corrected[0]]
+        for plan in corrected[1:]:
+            if plan.ms < faster[-1].ms * (1 - _LEAST_STEP):
+                faster.append(plan)
+        if len(faster) == 1:
+            # Every layer has a form that is faster alone, but no whole is.
+            best = min(ratio * front[place].ms for place, ratio in ratios.items())
+            reason = f"the whole with it was {whole / best:.2f}x as fast as without"
+            refusals = {
+                name: Refusal(name, "not-faster", reason, {"speedup": whole / best})
+                for plan in front
+                for name in plan.decisions
+            }
+            faster = [dataclasses.replace(front[0], refusals={**front[0].refusals, **refusals})]
+        return faster
+
+    def _try(self, plans: Sequence[Plan], precision: Precision) -> None:
+        """Carry out the plans around the border of the budget, and time the best."""
+        if not plans:
+            return
+        wanted = self._settings.min_speedup
+        if wanted is not None:
+            fast = [plan for plan in plans if 1 / plan.cost >= wanted]
+            if not fast:
+                return
+            built = self._builder.build(fast[0], precision)
+            self._note(built, self._evaluation.of(built.model))
+            return
+        best, tried = most_daring_within(
+            self._cleaned,
+            self._candidates,
+            plans,
+            lambda plan: self._builder.build(plan, precision),
+            self._evaluation,
+            self._budget,
+            self._progress,
+            most_rewrites=MOST_REWRITES,
+            late=self._deadline.late,
+        )
+        if not self._settings.front:
+            if best is not None:
+                self._finish(best, precision)
+            return
+        done = {tuple(rewrite.plan.decisions.items()) for rewrite in tried}
+        step = max(1, len(plans) // _FRONT_PLANS)
+        for plan in plans[step - 1 :: step]:
+            if tuple(plan.decisions.items()) not in done and not self._deadline.late():
+                built = self._builder.build(plan, precision)
+                tried.append(Rewrite(plan, built, self._evaluation.of(built.model)))
+        for rewrite in tried:
+            self._finish(rewrite, precision)
+
+    def _finish(self, rewrite: Rewrite[Built], precision: Precision) -> None:
+        """Align channels where that pays, and note the result."""
+        built, quality = rewrite.result, rewrite.quality
+        seconds = self._deadline.left(_ALIGNMENT_SECONDS)
+        alignment: Mapping[str, int] = {}
+        if self._settings.aligns:
+            alignment = self._builder.alignment(rewrite.plan, precision, seconds)
+        if alignment:
+            built = self._builder.build(rewrite.plan, precision, alignment, built.keep_float)
+            quality = self._evaluation.of(built.model)
+        self._note(built, quality)
+
+    def _note(self, built: Built, quality: Quality) -> None:
+        self._progress.stage(f"timing the {built.precision} result and the input in turn")
+        comparison = self._compare(self._cleaned, built.model, _FINAL_SECONDS)
+        holds = self._budget.holds_safely(quality)
+        size = serialized_bytes(built.model)
+        self._findings.append(Finding(built, quality, comparison, holds, size))
+        self._progress.note(
+            f"{built.precision}: {comparison.speedup:.2f}x "
+            f"({comparison.low:.2f}-{comparison.high:.2f}), {quality.drop:.2f} lost"
+        )
+
+    def _best(self) -> Finding | None:
+        """The fastest beyond doubt that holds; with a least speed-up, the best of those so fast."""
+        wanted = self._settings.min_speedup
+        if wanted is not None:
+            fast = [found for found in self._findings if found.comparison.speedup >= wanted]
+            if not fast:
+                reached = max((found.comparison.speedup for found in self._findings), default=1.0)
+                raise BudgetError(
+                    f"no plan is {wanted:g} times as fast as the input; the fastest that was "
+                    f"tried is {reached:.2f} times as fast; nothing was written"
+                )
+            return min(fast, key=lambda found: found.quality.drop)
+        useful = [found for found in self._findings if found.holds and found.comparison.low > 1.0]
+        return max(useful, key=lambda found: found.comparison.speedup, default=None)
+
+    def _time(self, model: ir.Model) -> float:
+        """Milliseconds of one inference of a whole model, beside the cleaned one."""
+        return self._compare(self._cleaned, model, _WHOLE_SECONDS).second.median
+
+    def _compare(self, first: ir.Model, second: ir.Model, seconds: float) -> Comparison:
+        return compare_latency(
+            first, second, self._single, threads=self._settings.threads, seconds=seconds
+        )
+
+
+def _traits(choice: LayerChoices, decision: Decision, padding: int) -> frozenset[str]:
+    """What may make an option cost more, or less, in a whole network than alone."""
+    channels = (choice.site.in_channels, choice.site.out_channels)
+    traits: set[str] = {decision.form}
+    if padding > 1:
+        traits.add("padded")
+    elif any(count % _BLOCK for count in channels):
+        traits.add("misaligned")
+    return frozenset(traits)
+
+
+def _plan(allocation: Allocation) -> Plan:
+    return Plan(allocation.decisions, allocation.ms, allocation.refusals)
+
+
+def _between(known: Mapping[int, float], place: int) -> float:
+    """Linear interpolation between the nearest known places, constant outside."""
+    places = sorted(known)
+    if place <= places[0]:
+        return known[places[0]]
+    for low, high in itertools.pairwise(places):
+        if place <= high:
+            share = (place - low) / (high - low)
+            return known[low] * (1 - share) + known[high] * share
+    return known[places[-1]]
