@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
@@ -47,12 +48,15 @@ class Budget:
     def holds_safely(self, quality: Quality) -> bool:
         """Whether it is within the budget even if chance made it look better than it is.
 
-        The drop may be one standard error larger. Plans are chosen by this: choosing the most
-        daring one that looks good on few images picks those that were lucky there.
+        The drop to be expected may be one standard error larger. Plans are chosen by this: choosing
+        the most daring one that looks good on few images picks those that were lucky there.
         """
-        return self._holds(
-            dataclasses.replace(quality, drop=quality.drop + quality.drop_error), 1.0
-        )
+        likely = quality.expected_drop
+        if math.isnan(likely):
+            likely, doubt = quality.drop, quality.drop_error
+        else:
+            doubt = quality.expected_error
+        return self._holds(dataclasses.replace(quality, drop=likely + doubt), 1.0)
 
     def may_recover(self, quality: Quality) -> bool:
         """Whether a better fit of the same plan has a good chance to be within the budget."""
@@ -192,6 +196,8 @@ def with_dense_equivalents(model: ir.Model, chosen: Mapping[str, CandidateLike])
 
 def _account(plan: Plan, measure: Measure, quality: Quality) -> str:
     lost = f", {quality.drop:.2f} lost" if measure.has_drop else ""
+    if measure.has_drop and not math.isnan(quality.expected_drop):
+        lost += f" ({quality.expected_drop:.2f} ± {quality.expected_error:.2f} to be expected)"
     return f"cost {100 * plan.cost:.0f} %: {measure.title} {quality.value:.2f} {measure.unit}{lost}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
@@ -38,12 +39,14 @@ class Rewritten:
     Attributes:
         model: To be handed out.
         built: How it came about; None where the cleaned input is handed out.
-        findings: All results of a search.
+        finding: Which of the search's results it is, None of none.
+        outcome: Of the search, None where there was none.
     """
 
     model: ir.Model
     built: Built | None = None
-    findings: tuple[Finding, ...] = ()
+    finding: Finding | None = None
+    outcome: Outcome | None = None
 
 
 def rewrite(
@@ -90,6 +93,7 @@ def rewrite(
             search_settings(options),
             progress,
         )
+        facts.warnings.extend(outcome.notes)
         return adopt(outcome, cleaned, facts)
     builder = make_builder(cleaned, material, options, progress)
     built = _without_search(
@@ -141,21 +145,30 @@ def make_builder(
     )
 
 
-def adopt(outcome: Outcome, cleaned: ir.Model, facts: RunFacts) -> Rewritten:
-    """Note what a search found; the model to hand out."""
-    facts.warnings.extend(outcome.notes)
-    facts.trials = [_row(found, found is outcome.best) for found in outcome.findings]
-    if outcome.best is None:
+def adopt(
+    outcome: Outcome, cleaned: ir.Model, facts: RunFacts, failed: Sequence[Finding] = ()
+) -> Rewritten:
+    """Note what a search found, and take the best of it.
+
+    Args:
+        outcome: Of the search.
+        cleaned: What is handed out if nothing else can be.
+        facts: Told what was done; what it was told of lossy passes before is forgotten.
+        failed: Findings that other images have shown to be over the budget.
+    """
+    facts.forget_rewrites()
+    best = next((found for found in outcome.ranked if found not in failed), None)
+    facts.trials = [_row(found, found is best) for found in outcome.findings]
+    if best is None:
         nothing = Separate({}, None, refusals=outcome.kept.refusals)(cleaned.clone())
         reasons = {refusal.node: refusal for refusal in nothing.refusals}
         for found in outcome.findings:
             for change in found.built.accounts[0][1].changes:
-                reasons[change.node] = _why_not(change.node, found)
+                reasons[change.node] = _why_not(change.node, found, found in failed)
         nothing.refusals[:] = list(reasons.values())
         facts.add(Separate, nothing)
-        return Rewritten(cleaned, None, outcome.findings)
-    built = outcome.best.built
-    return Rewritten(note(built, facts), built, outcome.findings)
+        return Rewritten(cleaned, outcome=outcome)
+    return Rewritten(note(best.built, facts), best.built, best, outcome)
 
 
 def note(built: Built, facts: RunFacts) -> ir.Model:
@@ -166,8 +179,10 @@ def note(built: Built, facts: RunFacts) -> ir.Model:
     return built.model
 
 
-def _why_not(node: str, found: Finding) -> Refusal:
+def _why_not(node: str, found: Finding, failed: bool) -> Refusal:
     comparison = found.comparison
+    if failed:
+        return Refusal(node, "over-budget", "over the budget on the verification images")
     if not found.holds:
         reason = f"over the budget as a whole: {found.quality.drop:.2f} lost"
         return Refusal(node, "over-budget", reason, {"drop": found.quality.drop})

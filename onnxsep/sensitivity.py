@@ -95,11 +95,10 @@ def rank_sensitivity(
         quantized = quantize(every - set(group))
         return distance(reference, _outputs(quantized, batches, threads))
 
-    count = min(len(names), most_evaluations)
+    # A third of the evaluations finds the groups worth dividing; to divide one takes two.
+    enough = len(names) <= most_evaluations
+    count = len(names) if enough else max(most_evaluations // 3, 1)
     edges = np.linspace(0, len(names), count + 1).astype(int).tolist()
-    if count < len(names):
-        # Half of the evaluations find the groups worth dividing, half divide them.
-        edges = np.linspace(0, len(names), max(count // 2, 1) + 1).astype(int).tolist()
     groups = [names[first:end] for first, end in itertools.pairwise(edges)]
     left = most_evaluations - len(groups)
     heap = [(-cost(group), position, group) for position, group in enumerate(groups)]

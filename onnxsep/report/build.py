@@ -28,6 +28,7 @@ from onnxsep.report.record import (
 _PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnxsim", "numpy", "scipy")
 _SEPARATE = "separate"
 _QUANTIZE = "quantize"
+_ALIGN = "align_channels"
 
 
 @dataclasses.dataclass
@@ -71,6 +72,12 @@ class RunFacts:
     def has_changes(self, rewrite: type[LosslessPass] | type[LossyPass]) -> bool:
         """Whether a pass changed anything."""
         return any(row.name == rewrite.name and row.changes for row in self.passes)
+
+    def forget_rewrites(self) -> None:
+        """Take back what was noted of passes that ran after cleaning."""
+        names = (_SEPARATE, _ALIGN, _QUANTIZE)
+        self.passes = [row for row in self.passes if row.name not in names]
+        self.precision = "fp32"
 
     def withdraw(self, name: str, reason: Refusal) -> None:
         """Turn every change of a pass that was taken back into a refusal with ``reason``."""

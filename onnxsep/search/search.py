@@ -14,7 +14,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxsep.choose import MOST_REWRITES, Budget, Rewrite, most_daring_within
+from onnxsep.choose import Budget, Rewrite, most_daring_within
 from onnxsep.decision import Decision
 from onnxsep.errors import BudgetError
 from onnxsep.evaluation import Batches, Evaluation
@@ -41,6 +41,10 @@ _WHOLE_SECONDS = 0.8
 _TIMING_SECONDS = 25.0
 _ALIGNMENT_SECONDS = 15.0
 _FINAL_SECONDS = 2.0
+# Whole rewrites tried for one precision; each costs a walk through the network.
+_MOST_REWRITES = 4
+# Plans of one precision that are finished, timed and may be handed out.
+_FINALISTS = 2
 # Plans carried out for a front beside those around the border of the budget.
 _FRONT_PLANS = 4
 # Channel counts that blocked layouts want.
@@ -103,13 +107,13 @@ class Outcome:
     """What a search found.
 
     Attributes:
-        best: To be handed out; None if nothing is faster within the budget.
+        ranked: To be handed out, the best first; none if nothing is faster within the budget.
         findings: All that was built and timed.
         kept: Reasons of the convolutions that were looked at, for when nothing was rewritten.
         notes: What the report must say.
     """
 
-    best: Finding | None
+    ranked: tuple[Finding, ...]
     findings: tuple[Finding, ...]
     kept: Plan
     notes: tuple[str, ...]
@@ -205,7 +209,7 @@ class _Search:
                 plans = plans[1:]
             self._try(plans, precision)
         return Outcome(
-            self._best(), tuple(self._findings), kept or Plan({}, 1.0, {}), tuple(self._notes)
+            self._ranked(), tuple(self._findings), kept or Plan({}, 1.0, {}), tuple(self._notes)
         )
 
     def _plans(self, precision: Precision) -> list[Plan]:
@@ -321,7 +325,7 @@ class _Search:
             built = self._builder.build(fast[0], precision)
             self._note(built, self._evaluation.of(built.model))
             return
-        best, tried = most_daring_within(
+        _, tried = most_daring_within(
             self._cleaned,
             self._candidates,
             plans,
@@ -329,12 +333,15 @@ class _Search:
             self._evaluation,
             self._budget,
             self._progress,
-            most_rewrites=MOST_REWRITES,
+            most_rewrites=_MOST_REWRITES,
             late=self._deadline.late,
         )
         if not self._settings.front:
-            if best is not None:
-                self._finish(best, precision)
+            # The next more careful one, in case images that nothing has seen judge otherwise.
+            within = [one for one in tried if self._budget.holds_safely(one.quality)]
+            within.sort(key=lambda one: one.plan.cost)
+            for rewrite in within[:_FINALISTS]:
+                self._finish(rewrite, precision)
             return
         done = {tuple(rewrite.plan.decisions.items()) for rewrite in tried}
         step = max(1, len(plans) // _FRONT_PLANS)
@@ -368,8 +375,8 @@ class _Search:
             f"({comparison.low:.2f}-{comparison.high:.2f}), {quality.drop:.2f} lost"
         )
 
-    def _best(self) -> Finding | None:
-        """The fastest beyond doubt that holds; with a least speed-up, the best of those so fast."""
+    def _ranked(self) -> tuple[Finding, ...]:
+        """Faster beyond doubt and within the budget; given a least speed-up, all so fast."""
         wanted = self._settings.min_speedup
         if wanted is not None:
             fast = [found for found in self._findings if found.comparison.speedup >= wanted]
@@ -379,9 +386,9 @@ class _Search:
                     f"no plan is {wanted:g} times as fast as the input; the fastest that was "
                     f"tried is {reached:.2f} times as fast; nothing was written"
                 )
-            return min(fast, key=lambda found: found.quality.drop)
+            return tuple(sorted(fast, key=lambda found: found.quality.drop))
         useful = [found for found in self._findings if found.holds and found.comparison.low > 1.0]
-        return max(useful, key=lambda found: found.comparison.speedup, default=None)
+        return tuple(sorted(useful, key=lambda found: -found.comparison.speedup))
 
     def _time(self, model: ir.Model) -> float:
         """Milliseconds of one inference of a whole model, beside the cleaned one."""
