@@ -127,6 +127,7 @@ def most_daring_within(
     *,
     most_rewrites: int = MOST_REWRITES,
     late: Callable[[], bool] = lambda: False,
+    start: int | None = None,
 ) -> tuple[Rewrite[Made] | None, list[Rewrite[Made]]]:
     """Carry out plans around the border of the budget and keep the most daring one inside.
 
@@ -140,6 +141,7 @@ def most_daring_within(
         progress: Told about every rewrite.
         most_rewrites: Plans carried out at most.
         late: Whether no further plan may be begun; one is always tried.
+        start: Place of the plan to begin with; None estimates one with dense equivalents.
 
     Returns:
         The best rewrite, or None if no plan holds the budget; and all that were tried.
@@ -153,8 +155,10 @@ def most_daring_within(
         chosen = {name: candidates[name, decision] for name, decision in decisions.items()}
         return budget.may_recover(evaluation.of(with_dense_equivalents(model, chosen)))
 
-    progress.stage("estimating how far the budget reaches")
-    index = max(_last_true(quick, len(plans)), 0)
+    index = start
+    if index is None:
+        progress.stage("estimating how far the budget reaches")
+        index = max(_last_true(quick, len(plans)), 0)
     best: Rewrite[Made] | None = None
     tried: list[Rewrite[Made]] = []
     low, high = -1, len(plans)

@@ -93,11 +93,13 @@ class Plan:
         decisions: Node name → form and rank.
         cost: Weighted multiplications of all convolutions, as a share of the original's.
         refusals: Node name → why it is left alone.
+        divergence: Predicted for the outputs, NaN where it is not; it orders plans, no more.
     """
 
     decisions: Mapping[str, Decision]
     cost: float
     refusals: Mapping[str, Refusal]
+    divergence: float = math.nan
 
     @property
     def ranks(self) -> dict[str, int]:

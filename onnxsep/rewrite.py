@@ -138,6 +138,7 @@ def make_builder(
         material.fit,
         material.single,
         get_target(options.target),
+        judges=material.selection,
         settings=QuantizeSettings(target=options.target),
         threads=options.threads,
         seed=options.seed,

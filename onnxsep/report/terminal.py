@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+# Nothing was asked for, or nothing was to be done.
+_NOT_WORTH_A_LINE = ("not-chosen", "already-aligned")
 # Longest name of a layer in a table on 80 columns.
 _NAME_WIDTH = 26
 
@@ -44,6 +46,8 @@ def _print_passes(record: Record, console: Console) -> None:
         done = ", ".join(f"{count} {code}" for code, count in counts.items()) or "nothing to do"
         console.print(f"{row.name} ({row.kind}): {done}")
         for refusal in row.refusals:
+            if refusal["code"] in _NOT_WORTH_A_LINE:
+                continue
             name = shortened(refusal["node"], _NAME_WIDTH)
             console.print(f"  refused {name}: {printable(refusal['reason'])}")
 

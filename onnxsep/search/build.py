@@ -5,25 +5,32 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxsep.calibrate.ranges import ValueStatistics
+from onnxsep.calibrate.ranges import RangeMethod, ValueStatistics
 from onnxsep.calibrate.sweep import collect_statistics
 from onnxsep.convolution import find_convolutions
 from onnxsep.decision import Decision
-from onnxsep.evaluation import Batches
+from onnxsep.evaluation import Batches, collect_outputs
 from onnxsep.factorize import Factors
 from onnxsep.passes.align_channels import AlignChannels, choose_alignment
 from onnxsep.passes.base import LosslessPass, LossyPass, RewriteResult
+from onnxsep.passes.equalize import Equalize, collect_channel_statistics, values_to_equalize
 from onnxsep.passes.lowering import replace_by_factors
-from onnxsep.passes.quantize import Quantize, QuantizeSettings, values_to_calibrate
+from onnxsep.passes.quantize import (
+    Quantize,
+    QuantizeSettings,
+    best_of,
+    values_to_calibrate,
+)
 from onnxsep.passes.separate import Calibration, Separate
 from onnxsep.plan import Plan
 from onnxsep.progress import Progress
 from onnxsep.proof import require_equal
+from onnxsep.quality import signal_to_noise_db
 from onnxsep.runtime import Feeds
 from onnxsep.targets import Target
 
@@ -32,6 +39,7 @@ Account = tuple[type[LosslessPass] | type[LossyPass], RewriteResult]
 
 # Ranges need far fewer images than fits: more change them by less than their own rounding.
 _RANGE_IMAGES = 256
+_JUDGES = 100
 # Where only time counts, every value is taken to lie here.
 _ANY_RANGE = np.array([-1.0, 1.0], dtype=np.float32)
 # Rounding of a convolution whose terms are summed in another order, relative to the output.
@@ -69,6 +77,7 @@ class Builder:
         single: Feeds,
         target: Target,
         *,
+        judges: Batches,
         settings: QuantizeSettings,
         threads: int,
         seed: int,
@@ -81,6 +90,7 @@ class Builder:
             fit: Images that fits and ranges see.
             single: One input, for timing.
             target: Decides graph form and data types.
+            judges: Images that no fit and no range sees; they choose the range method.
             settings: Of quantization.
             threads: Threads of latency measurements.
             seed: Of every random choice.
@@ -91,6 +101,7 @@ class Builder:
         self._single = single
         self._target = target
         self._settings = settings
+        self._judges = judges
         self._threads = threads
         self._seed = seed
         self._progress = progress
@@ -114,17 +125,29 @@ class Builder:
         separated = self._separate(plan)
         accounts: list[Account] = [(Separate, separated)]
         model = separated.model.clone()
+        if precision == "int8" and plan.decisions:
+            # Between the factors of a separated layer nothing stands in the way; there it is worth
+            # three to five dB (benchmarks/results/equalize.md).
+            self._progress.stage("equalizing channels")
+            wanted = values_to_equalize(model)
+            found = collect_channel_statistics(model, self._range_images(), wanted)
+            accounts.append((Equalize, Equalize(found)(model)))
+            self._require_equal(separated.model, model, "equalizing channels")
         if alignment:
             aligned = AlignChannels(alignment)(model)
-            checks = [feeds for _, feeds in zip(range(_CHECK_BATCHES), self._fit, strict=False)]
-            require_equal(separated.model, model, checks, "aligning channels")
+            self._require_equal(separated.model, model, "aligning channels")
             accounts.append((AlignChannels, aligned))
         if precision == "int8":
             self._progress.stage("calibrating int8")
             settings = dataclasses.replace(self._settings, keep_float=keep_float)
             wanted = values_to_calibrate(model, settings)
             statistics = collect_statistics(model, self._range_images(), wanted, threads=0)
-            quantized = Quantize(statistics, settings)(model)
+            score = self._score(model)
+            methods = [
+                dataclasses.replace(settings, method=method) for method in get_args(RangeMethod)
+            ]
+            _, quantized = best_of(model, statistics, methods, score)
+            model = quantized.model
             accounts.append((Quantize, quantized))
         return Built(plan, precision, model, tuple(accounts), keep_float, dict(alignment or {}))
 
@@ -182,6 +205,24 @@ class Builder:
             )
             self._separated[key] = rewrite(self._cleaned.clone())
         return self._separated[key]
+
+    def _require_equal(self, before: ir.Model, after: ir.Model, what: str) -> None:
+        checks = [feeds for _, feeds in zip(range(_CHECK_BATCHES), self._fit, strict=False)]
+        require_equal(before, after, checks, what)
+
+    def _score(self, model: ir.Model) -> Callable[[ir.Model], float]:
+        """How near a quantized model's outputs are to those of its float twin, in dB."""
+        dataset = self._judges.dataset
+        count = min(len(dataset), max(_JUDGES, self._judges.size))
+        count -= count % self._judges.size if count > self._judges.size else 0
+        batches = Batches(dataset.subset(range(count)), self._judges.size)
+        reference = collect_outputs(model, batches)
+
+        def score(candidate: ir.Model) -> float:
+            outputs = collect_outputs(candidate, batches)
+            return min(signal_to_noise_db(reference[name], outputs[name]) for name in reference)
+
+        return score
 
     def _range_images(self) -> Batches:
         dataset = self._fit.dataset

@@ -39,10 +39,10 @@ from onnxsep.targets import Target
 _WHOLE_PLANS = 5
 _WHOLE_SECONDS = 0.8
 _TIMING_SECONDS = 25.0
-_ALIGNMENT_SECONDS = 15.0
+_ALIGNMENT_SECONDS = 10.0
 _FINAL_SECONDS = 2.0
 # Whole rewrites tried for one precision; each costs a walk through the network.
-_MOST_REWRITES = 4
+_MOST_REWRITES = 3
 # Plans of one precision that are finished, timed and may be handed out.
 _FINALISTS = 2
 # Plans carried out for a front beside those around the border of the budget.
@@ -171,6 +171,7 @@ class _Search:
             fit,
             single,
             target,
+            judges=evaluation.batches,
             settings=settings.quantization,
             threads=settings.threads,
             seed=settings.seed,
@@ -194,6 +195,7 @@ class _Search:
             cleaned, self._choices, evaluation.batches, evaluation.measure, progress=progress
         )
         self._findings: list[Finding] = []
+        self._tried: list[Rewrite[Built]] = []
         self._notes: list[str] = []
 
     def run(self) -> Outcome:
@@ -236,6 +238,7 @@ class _Search:
                 allocation.decisions,
                 allocation.ms / max(front[0].ms, 1e-9),
                 allocation.refusals,
+                allocation.divergence,
             )
             for allocation in front
         ]
@@ -335,7 +338,11 @@ class _Search:
             self._progress,
             most_rewrites=_MOST_REWRITES,
             late=self._deadline.late,
+            start=self._start(plans),
         )
+        self._tried += tried
+        if precision == "int8" and not any(self._budget.holds_safely(one.quality) for one in tried):
+            tried += self._barely(plans[0], precision)
         if not self._settings.front:
             # The next more careful one, in case images that nothing has seen judge otherwise.
             within = [one for one in tried if self._budget.holds_safely(one.quality)]
@@ -351,6 +358,27 @@ class _Search:
                 tried.append(Rewrite(plan, built, self._evaluation.of(built.model)))
         for rewrite in tried:
             self._finish(rewrite, precision)
+
+    def _start(self, plans: Sequence[Plan]) -> int | None:
+        """Where the budget ends, by what plans of another precision have lost."""
+        within = [
+            one.plan.divergence for one in self._tried if self._budget.holds_safely(one.quality)
+        ]
+        beyond = [
+            one.plan.divergence for one in self._tried if not self._budget.holds_safely(one.quality)
+        ]
+        if not self._tried:
+            return None
+        # Quantization costs something, too; half way to what is known to be too much.
+        limit = max(within, default=0.0)
+        limit = limit if within else min(beyond) / 2
+        fitting = [place for place, plan in enumerate(plans) if plan.divergence <= limit]
+        return max(fitting, default=0)
+
+    def _barely(self, careful: Plan, precision: Precision) -> list[Rewrite[Built]]:
+        """Nothing separated, only quantized."""
+        built = self._builder.build(Plan({}, 1.0, careful.refusals, 0.0), precision)
+        return [Rewrite(built.plan, built, self._evaluation.of(built.model))]
 
     def _finish(self, rewrite: Rewrite[Built], precision: Precision) -> None:
         """Align channels where that pays, and note the result."""

@@ -82,7 +82,12 @@ BAD = [
     Bad("a pickle", ("small.onnx", "--data", "pickle.npz"), 3, r"pickle\.npz"),
     Bad("target", ("small.onnx", "--target", "nnap"), 2, r"'nnap': did you mean 'nnapi'\?"),
     Bad("pass", ("small.onnx", "--passes", "fold"), 2, r"unknown pass 'fold'; known passes are"),
-    Bad("precision", ("small.onnx", "--precision", "int4"), 2, r"unknown precision 'int4'; known are"),
+    Bad(
+        "precision",
+        ("small.onnx", "--precision", "int4"),
+        2,
+        r"unknown precision 'int4'; known are",
+    ),
     Bad("preset", ("small.onnx", "--preset", "imagnet"), 2, r"unknown preset 'imagnet'.*imagenet"),
     Bad("mean", ("small.onnx", "--mean", "a,b"), 2, r"--mean takes numbers"),
     Bad("color", ("small.onnx", "--color", "blue"), 2, r"color must be one of"),
