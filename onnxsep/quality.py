@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from scipy.special import ndtr
 
 from onnxsep.errors import ConfigurationError, InputError
+from onnxsep.margins import expected_drop
 
 Outputs = Mapping[str, np.ndarray]
 Kind = Literal["accuracy", "psnr", "metric", "agreement", "pixel-agreement", "snr"]
@@ -27,8 +27,6 @@ Metric = Callable[[Outputs, np.ndarray | None, Outputs | None], float]
 SNR_CEILING_DB = 200.0
 # Outputs that differ from image to image by no more than this, relatively, do not differ.
 _ROUNDING = 1e-6
-# A probability of zero is one that was rounded to it.
-_LEAST_PROBABILITY = 1e-30
 # Fewer channels than this in a map are colours or coordinates, not classes.
 _FEWEST_MAP_CLASSES = 4
 
@@ -186,7 +184,8 @@ def assess(
             first, value = 100 * float(before.mean()), 100 * float(after.mean())
             changes = after.astype(float) - before
             error = 100 * float(changes.std()) / math.sqrt(len(changes))
-            expected = _expected_drop(original[measure.output], outputs[measure.output], truth)
+            scores = [_squeezed(values[measure.output]) for values in (original, outputs)]
+            expected = expected_drop(scores[0], scores[1], truth)
         case "agreement" | "pixel-agreement":
             same = classes_of(original[measure.output]) == classes_of(outputs[measure.output])
             per_image = same.reshape(len(same), -1).mean(axis=1)
@@ -205,45 +204,6 @@ def assess(
             first, value = SNR_CEILING_DB, min(snr.values())
     likely, doubt = expected or (first - value, error)
     return Quality(first, value, first - value, error, snr, samples, likely, doubt)
-
-
-def _expected_drop(
-    original: np.ndarray, outputs: np.ndarray, truth: np.ndarray
-) -> tuple[float, float] | None:
-    """Drop of accuracy in points, and its standard error, from the margins of all images.
-
-    An image counts as right to the degree to which its margin (score of the right class less the
-    best other one) exceeds what margins change by. Counting right and wrong only, the few images
-    that change sides decide; on 250 images that has twice the standard error. To second order in
-    the change both have the same expectation. (Of agreement with the original that is not so: its
-    margins begin at zero, and every change of side is a loss.)
-
-    Returns:
-        None where margins have no meaning: NaN, or a class that is not there.
-    """
-    before, after = (_margins(value, truth) for value in (original, outputs))
-    if before is None or after is None:
-        return None
-    spread = float(np.sqrt(np.mean((after - before) ** 2)))
-    if spread == 0:
-        return 0.0, 0.0
-    change = ndtr(before / spread) - ndtr(after / spread)
-    return 100 * float(change.mean()), 100 * float(change.std()) / math.sqrt(len(change))
-
-
-def _margins(value: np.ndarray, truth: np.ndarray) -> np.ndarray | None:
-    scores = _squeezed(value).astype(np.float64)
-    if scores.ndim != 2 or not np.isfinite(scores).all() or int(truth.max()) >= scores.shape[1]:
-        return None
-    if int(truth.min()) < 0:
-        return None
-    if scores.min() >= 0 and np.allclose(scores.sum(axis=1), 1, atol=1e-3):
-        # Probabilities are squeezed at their ends, where most of them are.
-        scores = np.log(np.maximum(scores, _LEAST_PROBABILITY))
-    rows = np.arange(len(scores))
-    right = scores[rows, truth]
-    scores[rows, truth] = -np.inf
-    return np.asarray(right - scores.max(axis=1))
 
 
 def signal_to_noise_db(reference: np.ndarray, value: np.ndarray) -> float:
