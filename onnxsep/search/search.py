@@ -8,7 +8,6 @@ is then carried out, in float and in int8, the fastest that holds the budget is 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,24 +19,19 @@ from onnxsep.errors import BudgetError
 from onnxsep.evaluation import Batches, Evaluation
 from onnxsep.latency import Comparison, compare_latency
 from onnxsep.model import serialized_bytes
-from onnxsep.passes.base import Refusal
 from onnxsep.passes.quantize import QuantizeSettings
 from onnxsep.passes.separate import Calibration
 from onnxsep.plan import Plan
 from onnxsep.progress import Progress
 from onnxsep.quality import Quality
 from onnxsep.runtime import Feeds
-from onnxsep.search.allocate import Allocation, Layer, Option, plans_along_front
 from onnxsep.search.build import Builder, Built, Deadline, Precision
-from onnxsep.search.candidates import Candidate, LayerChoices, layer_choices
-from onnxsep.search.divergence import Divergences, divergences
-from onnxsep.search.recalibrate import MeasuredPlan, recalibrate
-from onnxsep.search.timing import LayerTimer, LayerTimes
+from onnxsep.search.candidates import Candidate, layer_choices
+from onnxsep.search.divergence import divergences
+from onnxsep.search.planning import Planner
+from onnxsep.search.timing import LayerTimer
 from onnxsep.targets import Target
 
-# Plans that are timed as a whole before any fit, to correct the sum of their layers' times.
-_WHOLE_PLANS = 5
-_WHOLE_SECONDS = 0.8
 _TIMING_SECONDS = 25.0
 _ALIGNMENT_SECONDS = 10.0
 _FINAL_SECONDS = 2.0
@@ -47,10 +41,6 @@ _MOST_REWRITES = 3
 _FINALISTS = 2
 # Plans carried out for a front beside those around the border of the budget.
 _FRONT_PLANS = 4
-# Channel counts that blocked layouts want.
-_BLOCK = 4
-# A plan that is predicted to be slower than another one, more careful, by whole-model timing.
-_LEAST_STEP = 0.01
 
 Key = tuple[str, Decision]
 
@@ -178,21 +168,30 @@ class _Search:
             progress=progress,
         )
         calibration = Calibration(fit, len(fit.dataset))
-        self._choices = layer_choices(cleaned, calibration, seed=settings.seed, progress=progress)
+        choices = layer_choices(cleaned, calibration, seed=settings.seed, progress=progress)
         self._candidates: dict[Key, Candidate] = {
             (layer.site.name, candidate.decision): candidate
-            for layer in self._choices
+            for layer in choices
             for candidate in layer.candidates
         }
-        self._timer = LayerTimer(
+        timer = LayerTimer(
             target,
             threads=settings.threads,
             cache=settings.cache,
             seconds_cap=self._deadline.left(_TIMING_SECONDS),
             progress=progress,
         )
-        self._divergences: Divergences = divergences(
-            cleaned, self._choices, evaluation.batches, evaluation.measure, progress=progress
+        self._planner = Planner(
+            cleaned,
+            choices,
+            divergences(
+                cleaned, choices, evaluation.batches, evaluation.measure, progress=progress
+            ),
+            self._builder,
+            timer,
+            self._compare,
+            self._deadline,
+            progress,
         )
         self._findings: list[Finding] = []
         self._tried: list[Rewrite[Built]] = []
@@ -205,7 +204,7 @@ class _Search:
             if self._findings and self._deadline.late():
                 self._notes.append(f"the time was up before {precision} was searched")
                 break
-            plans = self._plans(precision)
+            plans = self._planner.plans(precision)
             kept = kept or plans[0]
             if precision == "fp32":
                 plans = plans[1:]
@@ -213,108 +212,6 @@ class _Search:
         return Outcome(
             self._ranked(), tuple(self._findings), kept or Plan({}, 1.0, {}), tuple(self._notes)
         )
-
-    def _plans(self, precision: Precision) -> list[Plan]:
-        """From careful to daring, the sum of layer times corrected by that of whole models."""
-        times = self._timer.times(self._choices, precision=precision)
-        layers = [self._layer(choice, times) for choice in self._choices]
-        baseline = self._cleaned
-        if precision == "int8":
-            baseline = self._builder.roughly_quantized(baseline.clone())
-        whole = self._time(baseline)
-        fixed = max(whole - sum(layer.keep.ms for layer in layers), 0.0)
-        front = plans_along_front(layers, fixed_ms=fixed)
-        measured = [MeasuredPlan.of(front[0], whole)]
-        for place, comparison in self._whole_times(front, precision, baseline).items():
-            taken = whole / comparison.speedup
-            margin = taken * (comparison.high - comparison.low) / (2 * comparison.speedup)
-            measured.append(MeasuredPlan.of(front[place], taken, margin))
-        if len(measured) > 2:
-            truer = recalibrate(layers, measured)
-            front = plans_along_front(truer.layers, fixed_ms=truer.fixed_ms)
-        front = self._corrected(front, precision, baseline, whole)
-        return [
-            Plan(
-                allocation.decisions,
-                allocation.ms / max(front[0].ms, 1e-9),
-                allocation.refusals,
-                allocation.divergence,
-            )
-            for allocation in front
-        ]
-
-    def _layer(self, choice: LayerChoices, times: LayerTimes) -> Layer:
-        name = choice.site.name
-        if not choice.candidates:
-            return Layer(name, Option(None, 0.0, 0.0), (), choice.refusal)
-        keep = times[name, None]
-        options = []
-        for candidate in choice.candidates:
-            time = times[name, candidate.decision]
-            options.append(
-                Option(
-                    candidate.decision,
-                    time.ms,
-                    self._divergences[name, candidate.decision],
-                    (time.high - time.low) / 2,
-                    traits=_traits(choice, candidate.decision, time.padding),
-                )
-            )
-        margin = (keep.high - keep.low) / 2
-        return Layer(name, Option(None, keep.ms, 0.0, margin), tuple(options))
-
-    def _whole_times(
-        self, front: Sequence[Allocation], precision: Precision, baseline: ir.Model
-    ) -> dict[int, Comparison]:
-        """Some plans, evenly along the front, against ``baseline``, as whole models."""
-        useful = [place for place, plan in enumerate(front) if plan.decisions]
-        if not useful:
-            return {}
-        self._progress.stage("timing whole plans", _WHOLE_PLANS)
-        step = (len(useful) - 1) / (_WHOLE_PLANS - 1)
-        places = sorted({useful[round(number * step)] for number in range(_WHOLE_PLANS)})
-        factors = {key: candidate.factors for key, candidate in self._candidates.items()}
-        found = {}
-        for place in places:
-            plan = _plan(front[place])
-            self._progress.step(f"{len(plan.decisions)} convolutions separated")
-            skeleton = self._builder.skeleton(plan, factors, precision)
-            found[place] = self._compare(baseline, skeleton, self._deadline.left(_WHOLE_SECONDS))
-        return found
-
-    def _corrected(
-        self,
-        front: list[Allocation],
-        precision: Precision,
-        baseline: ir.Model,
-        whole: float,
-    ) -> list[Allocation]:
-        """Times of a few whole plans, and those between by interpolation; what is slower goes."""
-        ratios = {
-            place: whole / comparison.speedup / front[place].ms
-            for place, comparison in self._whole_times(front, precision, baseline).items()
-        }
-        if not ratios:
-            return front
-        corrected = [
-            dataclasses.replace(plan, ms=plan.ms * _between(ratios, place))
-            for place, plan in enumerate(front)
-        ]
-        faster = [corrected[0]]
-        for plan in corrected[1:]:
-            if plan.ms < faster[-1].ms * (1 - _LEAST_STEP):
-                faster.append(plan)
-        if len(faster) == 1:
-            # Every layer has a form that is faster alone, but no whole is.
-            best = min(ratio * front[place].ms for place, ratio in ratios.items())
-            reason = f"the whole with it was {whole / best:.2f}x as fast as without"
-            refusals = {
-                name: Refusal(name, "not-faster", reason, {"speedup": whole / best})
-                for plan in front
-                for name in plan.decisions
-            }
-            faster = [dataclasses.replace(front[0], refusals={**front[0].refusals, **refusals})]
-        return faster
 
     def _try(self, plans: Sequence[Plan], precision: Precision) -> None:
         """Carry out the plans around the border of the budget, and time the best."""
@@ -418,38 +315,7 @@ class _Search:
         useful = [found for found in self._findings if found.holds and found.comparison.low > 1.0]
         return tuple(sorted(useful, key=lambda found: -found.comparison.speedup))
 
-    def _time(self, model: ir.Model) -> float:
-        """Milliseconds of one inference of a whole model, beside the cleaned one."""
-        return self._compare(self._cleaned, model, _WHOLE_SECONDS).second.median
-
     def _compare(self, first: ir.Model, second: ir.Model, seconds: float) -> Comparison:
         return compare_latency(
             first, second, self._single, threads=self._settings.threads, seconds=seconds
         )
-
-
-def _traits(choice: LayerChoices, decision: Decision, padding: int) -> frozenset[str]:
-    """What may make an option cost more, or less, in a whole network than alone."""
-    channels = (choice.site.in_channels, choice.site.out_channels)
-    traits: set[str] = {decision.form}
-    if padding > 1:
-        traits.add("padded")
-    elif any(count % _BLOCK for count in channels):
-        traits.add("misaligned")
-    return frozenset(traits)
-
-
-def _plan(allocation: Allocation) -> Plan:
-    return Plan(allocation.decisions, allocation.ms, allocation.refusals)
-
-
-def _between(known: Mapping[int, float], place: int) -> float:
-    """Linear interpolation between the nearest known places, constant outside."""
-    places = sorted(known)
-    if place <= places[0]:
-        return known[places[0]]
-    for low, high in itertools.pairwise(places):
-        if place <= high:
-            share = (place - low) / (high - low)
-            return known[low] * (1 - share) + known[high] * share
-    return known[places[-1]]

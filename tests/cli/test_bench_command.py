@@ -167,7 +167,13 @@ def test_interrupt_keeps_what_is_done_and_resume_goes_on(place: Path) -> None:
     command = [sys.executable, "-m", "onnxsep", "bench", "--only", "cpu", "-o", "r.json"]
     slow = ["--set", "defaults.seconds=1", "--set", "defaults.rounds=4"]
     process = subprocess.Popen(
-        [*command, *slow], cwd=place, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*command, *slow],
+        cwd=place,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Started in the background of a shell, the command would ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     for line in process.stderr:

@@ -75,7 +75,7 @@ def record(**changes: object) -> Record:
                 drawn=False,
                 measure="top-1 accuracy",
                 unit="%",
-                quality=Quality(91.5, 91.0, 0.5, 0.2, {"logits": 31.5}, 250),
+                quality=Quality(91.5, 91.0, 0.5, 0.2, {"logits": 31.5}, 250, 0.4, 0.1),
             )
         ],
         warnings=["a \x1b[31mred\x1b[0m \ud800 name"],
