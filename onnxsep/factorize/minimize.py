@@ -51,7 +51,7 @@ THOROUGH = SearchLimits(improvement=1e-4, iterations=3000)
 # Layers of more features than this are searched with _LARGE: a step takes seconds, and the last
 # percent is not worth a minute.
 _LARGE_FEATURES = 2048
-_LARGE = SearchLimits(improvement=2e-3, iterations=60)
+_LARGE = SearchLimits(improvement=2e-3, iterations=32)
 
 
 def default_limits(features: int) -> SearchLimits:
