@@ -23,6 +23,8 @@ from onnxsep.quality import Measure, Quality
 _RECOVERY = 2.5
 # Whole rewrites tried; each costs a walk through the network.
 MOST_REWRITES = 5
+# While no plan has held the budget, so many times as many rewrites may be tried.
+_PATIENCE = 2
 # A step along the plans is at most this part of them.
 _STRIDES = 8
 # Plans whose cost differs by less than this share of the original's are not worth a rewrite.
@@ -139,7 +141,7 @@ def most_daring_within(
         evaluation: On images that no fit sees.
         budget: What may be lost.
         progress: Told about every rewrite.
-        most_rewrites: Plans carried out at most.
+        most_rewrites: Plans carried out at most; twice as many while none holds the budget.
         late: Whether no further plan may be begun; one is always tried.
         start: Place of the plan to begin with; None estimates one with dense equivalents.
 
@@ -163,7 +165,9 @@ def most_daring_within(
     tried: list[Rewrite[Made]] = []
     low, high = -1, len(plans)
     stride = max(1, len(plans) // _STRIDES)
-    while len(tried) < most_rewrites and not (tried and late()):
+    while not (tried and late()):
+        if len(tried) >= (most_rewrites if best is not None else _PATIENCE * most_rewrites):
+            break
         plan = plans[index]
         progress.stage(f"fitting {len(plan.decisions)} convolutions in order", len(plan.decisions))
         result = rewrite(plan)
@@ -182,7 +186,13 @@ def most_daring_within(
             break
         middle = (low + high) // 2
         # Towards the border, but by no more than a stride on mere hope.
-        index = min(middle, low + stride) if low == index else max(middle, high - stride)
+        if low == index:
+            index = min(middle, low + stride)
+        elif best is None and len(tried) > 1:
+            # Far from the border, small steps would use up all tries.
+            index = middle
+        else:
+            index = max(middle, high - stride)
         index = min(max(index, low + 1), high - 1)
     return best, tried
 

@@ -238,13 +238,16 @@ class _Search:
             start=self._start(plans),
         )
         self._tried += tried
-        if precision == "int8" and not any(self._budget.holds_safely(one.quality) for one in tried):
+        if precision == "int8":
             tried += self._barely(plans[0], precision)
         if not self._settings.front:
             # The next more careful one, in case images that nothing has seen judge otherwise.
             within = [one for one in tried if self._budget.holds_safely(one.quality)]
             within.sort(key=lambda one: one.plan.cost)
-            for rewrite in within[:_FINALISTS]:
+            finalists = within[:_FINALISTS]
+            if precision == "int8" and tried[-1] in within[_FINALISTS:]:
+                finalists.append(tried[-1])
+            for rewrite in finalists:
                 self._finish(rewrite, precision)
             return
         done = {tuple(rewrite.plan.decisions.items()) for rewrite in tried}
