@@ -134,7 +134,7 @@ def check_files(matrix: Matrix, cells: Sequence[Cell]) -> None:
     """Refuse models, data and interpreters that ``cells`` need and that do not exist.
 
     Raises:
-        InputError: All that is missing, one line each.
+        InputError: Names all that is missing.
     """
     missing: list[str] = []
     for name in dict.fromkeys(cell.model for cell in cells):
@@ -158,7 +158,7 @@ def check_files(matrix: Matrix, cells: Sequence[Cell]) -> None:
             if file and _is_path(file) and not Path(file).is_file()
         ]
     if missing:
-        raise InputError("\n".join(missing))
+        raise InputError("; ".join(missing))
 
 
 def _joined(path: Path, content: MatrixFile) -> Matrix:

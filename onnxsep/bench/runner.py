@@ -22,7 +22,7 @@ from onnxsep.bench.cells import matrix_fingerprint
 from onnxsep.bench.checks import Referee, job_for, profile_of
 from onnxsep.bench.job import Answer, Job
 from onnxsep.bench.matrix import Matrix
-from onnxsep.bench.placement import make_placement
+from onnxsep.bench.placement import make_placement, why_unavailable
 from onnxsep.bench.prepare import Workshop
 from onnxsep.bench.providers import explain_missing
 from onnxsep.bench.pulse import PULSE_INPUTS, PULSE_MODEL, write_pulse
@@ -248,11 +248,11 @@ class Bench:
         self._results[cell.id] = dataclasses.replace(
             self._results[cell.id], placement=placement, notes=notes
         )
-        elsewhere = {name: count for name, count in placement.nodes.items() if count}
-        if cell.provider not in elsewhere and placement.proof != "none":
-            others = " and ".join(sorted(elsewhere)) or "no provider"
-            self._unavailable(cell, f"{cell.provider} took no node of the model; {others} took all")
+        missed = why_unavailable(cell.provider, answer)
+        if missed:
+            self._unavailable(cell, missed)
             return
+        elsewhere = {name: count for name, count in placement.nodes.items() if count}
         if self._strict and len(elsewhere) > 1:
             counts = ", ".join(f"{count} on {name}" for name, count in elsewhere.items())
             self._fail(cell, Failure("placement", f"nodes ran elsewhere, too: {counts}"))

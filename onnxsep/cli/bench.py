@@ -173,7 +173,7 @@ def bench_command(
     del debug  # main() looks for it, so that it works for errors of every kind.
     from onnxsep.bench.cells import expand, select
     from onnxsep.bench.gate import compare_records, parse_allowance
-    from onnxsep.bench.matrix import json_schema, load_matrix
+    from onnxsep.bench.matrix import check_files, json_schema, load_matrix
     from onnxsep.bench.run import Request, run_bench
     from onnxsep.bench.storage import load_record, record_json
     from onnxsep.cli.console import make_console
@@ -196,6 +196,7 @@ def bench_command(
     if list_cells:
         _print_cells(cells, as_json=json, console=console)
         return
+    check_files(loaded, cells)
     old = None if baseline is None else load_record(baseline)
     earlier = None if resume is None else load_record(resume)
     result_file = resume or output or _default_output(matrix)

@@ -236,7 +236,7 @@ def test_provider_that_took_nothing_gives_no_number(make: Callable[..., Made]) -
     row = next(row for row in record.cells if row.cell.provider == CUDA)
     assert row.status == "unavailable"
     assert not row.rounds
-    assert "took no node" in row.reason
+    assert "took none of the 1 nodes" in row.reason
 
 
 @pytest.mark.parametrize("strict", [True, False])
