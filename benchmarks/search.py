@@ -21,8 +21,8 @@ from pathlib import Path
 
 from onnxsep.data import PRESETS, Preprocessing
 from onnxsep.errors import OnnxsepError
-from onnxsep.optimize import optimize
 from onnxsep.options import Options
+from onnxsep.pipeline import optimize
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

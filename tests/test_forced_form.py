@@ -10,8 +10,8 @@ import pytest
 
 from onnxsep.decision import FORMS, Decision, Form
 from onnxsep.errors import ConfigurationError
-from onnxsep.optimize import optimize
 from onnxsep.options import Options
+from onnxsep.pipeline import optimize
 from onnxsep.plan import forced_plan
 
 from .passes.helpers import model_from_text, normal

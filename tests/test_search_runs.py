@@ -14,8 +14,8 @@ import pytest
 import onnxsep.search.search as searching
 from onnxsep.errors import BudgetError, ConfigurationError, InputError
 from onnxsep.latency import Comparison, Timing
-from onnxsep.optimize import Result, optimize
 from onnxsep.options import Options
+from onnxsep.pipeline import Result, optimize
 
 from .small_models import write_images, write_small_network
 

@@ -222,8 +222,8 @@ def optimize_command(
     from onnxsep.cli.console import LiveProgress, PlainProgress, make_console
     from onnxsep.decision import check_form
     from onnxsep.model import default_output_path
-    from onnxsep.optimize import optimize
     from onnxsep.options import Options, check_report
+    from onnxsep.pipeline import optimize
     from onnxsep.progress import Progress, Silence
     from onnxsep.quality import load_metric
     from onnxsep.report.record import write_record

@@ -181,7 +181,7 @@ def test_interrupt_is_one_line_and_leaves_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import onnxsep.optimize as story
+    import onnxsep.pipeline as story
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

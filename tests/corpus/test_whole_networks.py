@@ -14,8 +14,8 @@ import pytest
 
 from onnxsep.data import PRESETS
 from onnxsep.model import load_model
-from onnxsep.optimize import Result, optimize
 from onnxsep.options import Options
+from onnxsep.pipeline import Result, optimize
 from onnxsep.proof import tolerance_for
 
 pytestmark = pytest.mark.slow

@@ -11,14 +11,14 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-import onnxsep.optimize as story
+import onnxsep.pipeline as story
 import onnxsep.search.search as searching
 from onnxsep.data import PRESETS
 from onnxsep.errors import BudgetError, ConfigurationError, InputError, VerificationError
 from onnxsep.latency import Comparison, Timing
-from onnxsep.optimize import optimize
 from onnxsep.options import Options
 from onnxsep.passes.base import RewriteResult
+from onnxsep.pipeline import optimize
 
 from .passes.helpers import model_from_text
 from .small_models import write_images, write_small_network
