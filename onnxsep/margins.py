@@ -18,10 +18,12 @@ def expected_drop(
 
     An image counts as right to the degree to which its margin (score of the right class less the
     best other one) exceeds what margins change by. Counting right and wrong only, the few images
-    that change sides decide; that has 1.7 times the standard error. To second order in the change
-    both have the same expectation; a drop of 8 points is estimated a point too small. (Of agreement
-    with the original that is not so: its margins begin at zero, and every change of side is a
-    loss.)
+    that change sides decide; that has 1.7 times the standard error. Scores that shrank alike name
+    the same classes, so the margins are first stretched by the slope of the line through them, by
+    least squares; otherwise a network of which 11 dB are left is said to lose a point more than it
+    does. To second order in the change both counts have the same expectation; a drop of 8 points is
+    estimated one too small. (Of agreement with the original that is not so: its margins begin at
+    zero, and every change of side is a loss.)
 
     Returns:
         None where margins have no meaning: NaN, or a class that is not there.
@@ -29,6 +31,9 @@ def expected_drop(
     before, after = (_margins(value, truth) for value in (original, outputs))
     if before is None or after is None:
         return None
+    common = float(np.mean((before - before.mean()) * (after - after.mean())))
+    if common > 0:
+        after = after * (float(np.var(before)) / common)
     spread = float(np.sqrt(np.mean((after - before) ** 2)))
     if spread == 0:
         return 0.0, 0.0

@@ -74,3 +74,11 @@ def test_scores_without_margins_give_none(broken: float) -> None:
     assert expected_drop(before, after, labels) is None
     assert expected_drop(before, before, labels + CLASSES) is None
     assert expected_drop(before, before, labels - CLASSES) is None
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.8, 1.3])
+def test_scores_that_shrink_alike_lose_nothing(factor: float) -> None:
+    before, labels = scores(500, seed=7)
+    found = expected_drop(before, factor * before, labels)
+    assert found is not None
+    assert found[0] == pytest.approx(0.0, abs=1e-9)
