@@ -21,8 +21,12 @@ from onnxsep.search.recalibrate import MeasuredPlan, recalibrate
 from onnxsep.search.timing import LayerTimer, LayerTimes
 
 # Plans that are timed as a whole before any fit, to correct the sum of their layers' times.
-_WHOLE_PLANS = 5
+_WHOLE_PLANS = 9
+# And plans of the corrected sums, to correct these once more.
+_CHECKED_PLANS = 5
 _WHOLE_SECONDS = 0.8
+# What all layers that are kept, and all that are separated, have in common.
+_KEPT_TRAIT, _SEPARATED_TRAIT = "kept", "separated"
 # Channel counts that blocked layouts want.
 _BLOCK = 4
 # A plan must be predicted to be faster than the next more careful one by this share.
@@ -83,7 +87,9 @@ class Planner:
         fixed = max(whole - sum(layer.keep.ms for layer in layers), 0.0)
         front = plans_along_front(layers, fixed_ms=fixed)
         measured = [MeasuredPlan.of(front[0], whole)]
-        for place, comparison in self._whole_times(front, precision, baseline).items():
+        for place, comparison in self._whole_times(
+            front, precision, baseline, _WHOLE_PLANS
+        ).items():
             taken = whole / comparison.speedup
             margin = taken * (comparison.high - comparison.low) / (2 * comparison.speedup)
             measured.append(MeasuredPlan.of(front[place], taken, margin))
@@ -106,6 +112,9 @@ class Planner:
         if not choice.candidates:
             return Layer(name, Option(None, 0.0, 0.0), (), choice.refusal)
         keep = times[name, None]
+        kept = Option(
+            None, keep.ms, 0.0, (keep.high - keep.low) / 2, traits=frozenset({_KEPT_TRAIT})
+        )
         options = []
         for candidate in choice.candidates:
             time = times[name, candidate.decision]
@@ -118,19 +127,18 @@ class Planner:
                     traits=_traits(choice, candidate.decision, time.padding),
                 )
             )
-        margin = (keep.high - keep.low) / 2
-        return Layer(name, Option(None, keep.ms, 0.0, margin), tuple(options))
+        return Layer(name, kept, tuple(options))
 
     def _whole_times(
-        self, front: Sequence[Allocation], precision: Precision, baseline: ir.Model
+        self, front: Sequence[Allocation], precision: Precision, baseline: ir.Model, most: int
     ) -> dict[int, Comparison]:
         """Some plans, evenly along the front, against ``baseline``, as whole models."""
         useful = [place for place, plan in enumerate(front) if plan.decisions]
         if not useful:
             return {}
-        self._progress.stage("timing whole plans", _WHOLE_PLANS)
-        step = (len(useful) - 1) / (_WHOLE_PLANS - 1)
-        places = sorted({useful[round(number * step)] for number in range(_WHOLE_PLANS)})
+        self._progress.stage("timing whole plans", most)
+        step = (len(useful) - 1) / (most - 1)
+        places = sorted({useful[round(number * step)] for number in range(most)})
         found = {}
         for place in places:
             plan = _plan(front[place])
@@ -149,7 +157,9 @@ class Planner:
         """Times of a few whole plans, and those between by interpolation; what is slower goes."""
         ratios = {
             place: whole / comparison.speedup / front[place].ms
-            for place, comparison in self._whole_times(front, precision, baseline).items()
+            for place, comparison in self._whole_times(
+                front, precision, baseline, _CHECKED_PLANS
+            ).items()
         }
         if not ratios:
             return front
@@ -181,7 +191,7 @@ class Planner:
 def _traits(choice: LayerChoices, decision: Decision, padding: int) -> frozenset[str]:
     """What may make an option cost more, or less, in a whole network than alone."""
     channels = (choice.site.in_channels, choice.site.out_channels)
-    traits: set[str] = {decision.form}
+    traits: set[str] = {_SEPARATED_TRAIT, decision.form}
     if padding > 1:
         traits.add("padded")
     elif any(count % _BLOCK for count in channels):
