@@ -38,27 +38,34 @@ class Budget:
     Attributes:
         max_drop: Points (or dB) of the measure, None where the measure knows no drop.
         min_snr_db: Least signal-to-noise against the original, None for no limit.
+        spare: Standard errors of the drop that a choice leaves to spare; 0 where images that
+            nothing has seen decide afterwards between the choice and a more careful one.
     """
 
     max_drop: float | None
     min_snr_db: float | None
+    spare: float = 1.0
 
     def holds(self, quality: Quality) -> bool:
         """Whether ``quality`` is within the budget."""
         return self._holds(quality, 1.0)
 
-    def holds_safely(self, quality: Quality) -> bool:
-        """Whether it is within the budget even if chance made it look better than it is.
+    def accepts(self, quality: Quality) -> bool:
+        """Whether the drop to be expected is within the budget, with `spare` standard errors more.
 
-        The drop to be expected may be one standard error larger. Plans are chosen by this: choosing
-        the most daring one that looks good on few images picks those that were lucky there.
+        Plans are chosen by this: choosing the most daring one that looks good on few images picks
+        those that were lucky there.
         """
         likely = quality.expected_drop
         if math.isnan(likely):
             likely, doubt = quality.drop, quality.drop_error
         else:
             doubt = quality.expected_error
-        return self._holds(dataclasses.replace(quality, drop=likely + doubt), 1.0)
+        return self._holds(dataclasses.replace(quality, drop=likely + self.spare * doubt), 1.0)
+
+    def sparing(self, spare: float) -> Budget:
+        """The same budget with another number of standard errors to spare."""
+        return dataclasses.replace(self, spare=spare)
 
     def may_recover(self, quality: Quality) -> bool:
         """Whether a better fit of the same plan has a good chance to be within the budget."""
@@ -174,7 +181,7 @@ def most_daring_within(
         quality = evaluation.of(result.model)
         progress.note(_account(plan, evaluation.measure, quality))
         tried.append(Rewrite(plan, result, quality))
-        if budget.holds_safely(quality):
+        if budget.accepts(quality):
             best, low = tried[-1], index
         else:
             high = index
