@@ -20,7 +20,7 @@ from onnxsep.blas import blas_threads_for
 from onnxsep.calibrate import ActivationWalk, own_moments
 from onnxsep.convolution import ConvSite, Geometry, find_convolutions
 from onnxsep.decision import FORMS, Decision, Form
-from onnxsep.errors import FactorizationError
+from onnxsep.errors import ConfigurationError, FactorizationError
 from onnxsep.factorize import (
     CanonicalPolyadic,
     DepthwisePointwise,
@@ -149,6 +149,9 @@ def layer_choices(
 
     Returns:
         One entry per convolution of the main graph, in its order.
+
+    Raises:
+        ConfigurationError: A process of the executor ended before its time.
     """
     progress = progress or Silence()
     sites = find_convolutions(model.graph)[0]
@@ -245,7 +248,13 @@ class _Fits:
 
     def _take_first(self) -> None:
         task, future = self._under_way.pop(0)
-        self._done.append((task.site, future.result()))
+        try:
+            self._done.append((task.site, future.result()))
+        except (concurrent.futures.BrokenExecutor, concurrent.futures.CancelledError) as error:
+            raise ConfigurationError(
+                f"a process that fitted {task.site!r} ended before it was done, most likely for "
+                "lack of memory; use fewer --workers"
+            ) from error
 
 
 def _fit_on_one_thread(task: _FitTask) -> _Outcome:
