@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
+from concurrent.futures import Executor
 
 import onnx_ir as ir
 
@@ -57,6 +59,7 @@ def rewrite(
     budget: Budget,
     facts: RunFacts,
     progress: Progress,
+    executor: Executor | None = None,
 ) -> Rewritten:
     """The lossy part of a run.
 
@@ -68,6 +71,7 @@ def rewrite(
         budget: What may be lost.
         facts: Told what was done.
         progress: Told how far it is.
+        executor: Where the search's fits run; None runs them here.
 
     Raises:
         BudgetError: What was asked for loses too much, or cannot be so fast.
@@ -88,10 +92,12 @@ def rewrite(
             material.fit,
             material.single,
             selection,
-            budget,
+            # Images that verify decide between the fastest result and a more careful one.
+            budget.sparing(0.0) if material.verification is not None else budget,
             target,
             search_settings(options),
             progress,
+            executor,
         )
         facts.warnings.extend(outcome.notes)
         return adopt(outcome, cleaned, facts)
@@ -99,6 +105,12 @@ def rewrite(
     built = _without_search(
         cleaned, material, options, builder, selection, budget, separates, progress
     )
+    if built.precision == "int8" and not budget.holds(selection.of(built.model)):
+        # If that is not enough either, the check below says by how much.
+        with contextlib.suppress(BudgetError):
+            built = builder.with_layers_in_float(
+                built, lambda model: budget.holds(selection.of(model))
+            )
     if options.min_speedup is not None:
         facts.warnings.append(
             f"--min-speedup was not looked at: latency on {target.title} is not measured here"

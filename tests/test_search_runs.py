@@ -178,3 +178,26 @@ def test_plan_for_something_else_is_refused(network: Path, images: Path, tmp_pat
 def test_time_limit_ends_the_search_with_a_result(network: Path, images: Path) -> None:
     record = optimize(network, settings(images, time_limit=0.5)).record
     assert record.quality
+
+
+@pytest.mark.usefixtures("fewer_is_faster")
+@pytest.mark.parametrize(
+    "passes", [("quantize",), ("separate", "quantize")], ids=["quantized", "searched"]
+)
+@pytest.mark.parametrize(
+    ("least_db", "in_float"), [(30.0, []), (40.0, ["tail"]), (45.0, ["stem", "tail"])]
+)
+def test_layers_that_cost_most_stay_in_float(
+    network: Path,
+    images: Path,
+    passes: tuple[str, ...],
+    least_db: float,
+    in_float: list[str],
+) -> None:
+    options = settings(images, precision="int8", passes=passes, max_drop=50.0, min_snr_db=least_db)
+    record = optimize(network, options).record
+    kept = [row for row in record.layers if row.action == "kept"]
+    assert [row.name for row in kept if row.precision == "fp32"] == in_float
+    assert record.quality[0].quality.worst_snr_db >= least_db
+    assert record.fusion is not None
+    assert record.fusion.integer == record.fusion.convolutions - len(in_float)

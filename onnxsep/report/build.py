@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,15 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxsep.convolution import ConvSite, find_convolutions
+from onnxsep.fusion import FusionReport
 from onnxsep.latency import Comparison
 from onnxsep.model import model_bytes, serialized_bytes
 from onnxsep.options import Options
 from onnxsep.passes.base import Change, LosslessPass, LossyPass, Refusal, RewriteResult
+from onnxsep.report.head import now, onnxsep_version, package_versions
 from onnxsep.report.record import (
     SCHEMA_VERSION,
+    FusionRow,
     LayerRow,
     PassRow,
     QualityRow,
@@ -25,7 +26,6 @@ from onnxsep.report.record import (
     TrialRow,
 )
 
-_PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "onnxsim", "numpy", "scipy")
 _SEPARATE = "separate"
 _QUANTIZE = "quantize"
 _ALIGN = "align_channels"
@@ -51,11 +51,13 @@ class RunFacts:
     pixels: Mapping[str, int] = dataclasses.field(default_factory=dict)
     precision: str = "fp32"
     trials: list[TrialRow] = dataclasses.field(default_factory=list)
+    fusion: FusionReport | None = None
+    created: str = dataclasses.field(default_factory=now)
 
     @classmethod
     def of_input(cls, source: Path, model: ir.Model, options: Options) -> RunFacts:
         """Begin with the input."""
-        return cls(source, options, model_bytes(source, model), count_parameters(model))
+        return cls(source, options, model_bytes(source), count_parameters(model))
 
     def add(self, rewrite: type[LosslessPass] | type[LossyPass], result: RewriteResult) -> None:
         """Note what a pass did."""
@@ -104,9 +106,8 @@ def build_record(facts: RunFacts, model: ir.Model, output: Path | None, seconds:
     """The record of a run that ended well."""
     return Record(
         schema=SCHEMA_VERSION,
-        onnxsep_version=importlib.metadata.version("onnxsep"),
-        versions={name: importlib.metadata.version(name) for name in _PACKAGES}
-        | {"python": platform.python_version()},
+        onnxsep_version=onnxsep_version(),
+        versions=package_versions(),
         input=str(facts.source),
         output="" if output is None else str(output),
         target=facts.options.target,
@@ -127,6 +128,8 @@ def build_record(facts: RunFacts, model: ir.Model, output: Path | None, seconds:
         seconds=round(seconds, 2),
         precision=facts.precision,
         trials=facts.trials,
+        fusion=_fusion_row(facts.fusion),
+        created=facts.created,
     )
 
 
@@ -137,6 +140,18 @@ def count_parameters(model: ir.Model) -> int:
         for graph in model.graphs()
         for value in graph.initializers.values()
         if value.const_value is not None
+    )
+
+
+def _fusion_row(report: FusionReport | None) -> FusionRow | None:
+    if report is None:
+        return None
+    return FusionRow(
+        provider=report.provider,
+        convolutions=report.convolutions,
+        integer=len(report.fused),
+        in_float=list(report.in_float),
+        unfused=[dataclasses.asdict(one) for one in report.unfused],
     )
 
 

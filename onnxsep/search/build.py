@@ -32,6 +32,7 @@ from onnxsep.progress import Progress
 from onnxsep.proof import require_equal
 from onnxsep.quality import signal_to_noise_db
 from onnxsep.runtime import Feeds
+from onnxsep.sensitivity import keep_worst_in_float, rank_sensitivity
 from onnxsep.targets import Target
 
 Precision = Literal["fp32", "int8"]
@@ -40,6 +41,8 @@ Account = tuple[type[LosslessPass] | type[LossyPass], RewriteResult]
 # Ranges need far fewer images than fits: more change them by less than their own rounding.
 _RANGE_IMAGES = 256
 _JUDGES = 100
+# The cost of a layer is measured on fewer: there are many of them, and only their order counts.
+_RANKING_IMAGES = 32
 # Where only time counts, every value is taken to lie here.
 _ANY_RANGE = np.array([-1.0, 1.0], dtype=np.float32)
 # Rounding of a convolution whose terms are summed in another order, relative to the output.
@@ -57,6 +60,7 @@ class Built:
         accounts: Every pass that ran, in order, with what it did.
         keep_float: Nodes that were not to be quantized.
         alignment: Group of channels → multiple.
+        quantization: The settings of int8 that were found best; None in float.
     """
 
     plan: Plan
@@ -65,6 +69,7 @@ class Built:
     accounts: tuple[Account, ...]
     keep_float: frozenset[str] = frozenset()
     alignment: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    quantization: QuantizeSettings | None = None
 
 
 class Builder:
@@ -122,6 +127,55 @@ class Builder:
             alignment: For `AlignChannels`: group of channels → multiple.
             keep_float: Nodes not to be quantized.
         """
+        model, accounts = self._float_twin(plan, precision, alignment or {})
+        quantization = None
+        if precision == "int8":
+            settings = dataclasses.replace(self._settings, keep_float=keep_float)
+            statistics = self._statistics(model)
+            methods = [
+                dataclasses.replace(settings, method=method) for method in get_args(RangeMethod)
+            ]
+            quantization, quantized = best_of(model, statistics, methods, self._score(model))
+            model = quantized.model
+            accounts.append((Quantize, quantized))
+        return Built(
+            plan,
+            precision,
+            model,
+            tuple(accounts),
+            keep_float,
+            dict(alignment or {}),
+            quantization,
+        )
+
+    def with_layers_in_float(self, built: Built, holds: Callable[[ir.Model], bool]) -> Built:
+        """The same plan in int8, with the fewest of the worst layers in float that it needs.
+
+        Args:
+            built: In int8.
+            holds: Whether a model is good enough.
+
+        Raises:
+            BudgetError: Not even with every layer in float.
+        """
+        twin, _ = self._float_twin(built.plan, "int8", built.alignment)
+        statistics = self._statistics(twin)
+        settings = built.quantization or self._settings
+
+        def quantized(names: frozenset[str]) -> ir.Model:
+            kept = dataclasses.replace(settings, keep_float=built.keep_float | names)
+            return Quantize(statistics, kept)(twin.clone()).model
+
+        ranked = rank_sensitivity(
+            twin, quantized, self._judging(_RANKING_IMAGES), progress=self._progress
+        )
+        _, names = keep_worst_in_float(ranked, quantized, holds, progress=self._progress)
+        return self.build(built.plan, "int8", built.alignment, built.keep_float | frozenset(names))
+
+    def _float_twin(
+        self, plan: Plan, precision: Precision, alignment: Mapping[str, int]
+    ) -> tuple[ir.Model, list[Account]]:
+        """All of a plan but the quantization."""
         separated = self._separate(plan)
         accounts: list[Account] = [(Separate, separated)]
         model = separated.model.clone()
@@ -137,19 +191,12 @@ class Builder:
             aligned = AlignChannels(alignment)(model)
             self._require_equal(separated.model, model, "aligning channels")
             accounts.append((AlignChannels, aligned))
-        if precision == "int8":
-            self._progress.stage("calibrating int8")
-            settings = dataclasses.replace(self._settings, keep_float=keep_float)
-            wanted = values_to_calibrate(model, settings)
-            statistics = collect_statistics(model, self._range_images(), wanted, threads=0)
-            score = self._score(model)
-            methods = [
-                dataclasses.replace(settings, method=method) for method in get_args(RangeMethod)
-            ]
-            _, quantized = best_of(model, statistics, methods, score)
-            model = quantized.model
-            accounts.append((Quantize, quantized))
-        return Built(plan, precision, model, tuple(accounts), keep_float, dict(alignment or {}))
+        return model, accounts
+
+    def _statistics(self, model: ir.Model) -> Mapping[str, ValueStatistics]:
+        self._progress.stage("calibrating int8")
+        wanted = values_to_calibrate(model, self._settings)
+        return collect_statistics(model, self._range_images(), wanted, threads=0)
 
     def skeleton(
         self, plan: Plan, factors: Mapping[tuple[str, Decision], Factors], precision: Precision
@@ -212,10 +259,7 @@ class Builder:
 
     def _score(self, model: ir.Model) -> Callable[[ir.Model], float]:
         """How near a quantized model's outputs are to those of its float twin, in dB."""
-        dataset = self._judges.dataset
-        count = min(len(dataset), max(_JUDGES, self._judges.size))
-        count -= count % self._judges.size if count > self._judges.size else 0
-        batches = Batches(dataset.subset(range(count)), self._judges.size)
+        batches = self._judging(_JUDGES)
         reference = collect_outputs(model, batches)
 
         def score(candidate: ir.Model) -> float:
@@ -224,11 +268,18 @@ class Builder:
 
         return score
 
+    def _judging(self, most: int) -> Batches:
+        return _first(self._judges, max(most, self._judges.size))
+
     def _range_images(self) -> Batches:
-        dataset = self._fit.dataset
-        count = min(len(dataset), _RANGE_IMAGES)
-        count -= count % self._fit.size if count >= self._fit.size else 0
-        return Batches(dataset.subset(range(count)), self._fit.size)
+        return _first(self._fit, _RANGE_IMAGES)
+
+
+def _first(batches: Batches, most: int) -> Batches:
+    """At most so many images, in whole batches where there are any."""
+    count = min(len(batches.dataset), most)
+    count -= count % batches.size if count >= batches.size else 0
+    return Batches(batches.dataset.subset(range(count)), batches.size)
 
 
 class Deadline:

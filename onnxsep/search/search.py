@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 import onnx_ir as ir
@@ -36,9 +37,11 @@ _TIMING_SECONDS = 25.0
 _ALIGNMENT_SECONDS = 10.0
 _FINAL_SECONDS = 2.0
 # Whole rewrites tried for one precision; each costs a walk through the network.
-_MOST_REWRITES = 3
-# Plans of one precision that are finished, timed and may be handed out.
+_MOST_REWRITES = 4
+# Plans of one precision that are finished, timed and may be handed out: the fastest, and one that
+# has so many standard errors of its drop to spare.
 _FINALISTS = 2
+_CAREFUL = 1.0
 # Plans carried out for a front beside those around the border of the budget.
 _FRONT_PLANS = 4
 
@@ -118,6 +121,7 @@ def search(
     target: Target,
     settings: SearchSettings,
     progress: Progress,
+    executor: Executor | None = None,
 ) -> Outcome:
     """Find the fastest model within a budget.
 
@@ -130,11 +134,14 @@ def search(
         target: Must be measured here.
         settings: What the search may do.
         progress: Told about every step.
+        executor: Where fits of candidates run; None runs them here.
 
     Raises:
         BudgetError: ``min_speedup`` is out of reach.
     """
-    return _Search(cleaned, fit, single, evaluation, budget, target, settings, progress).run()
+    return _Search(
+        cleaned, fit, single, evaluation, budget, target, settings, progress, executor
+    ).run()
 
 
 class _Search:
@@ -148,6 +155,7 @@ class _Search:
         target: Target,
         settings: SearchSettings,
         progress: Progress,
+        executor: Executor | None = None,
     ) -> None:
         self._cleaned = cleaned
         self._single = single
@@ -168,7 +176,9 @@ class _Search:
             progress=progress,
         )
         calibration = Calibration(fit, len(fit.dataset))
-        choices = layer_choices(cleaned, calibration, seed=settings.seed, progress=progress)
+        choices = layer_choices(
+            cleaned, calibration, seed=settings.seed, executor=executor, progress=progress
+        )
         self._candidates: dict[Key, Candidate] = {
             (layer.site.name, candidate.decision): candidate
             for layer in choices
@@ -240,12 +250,15 @@ class _Search:
         self._tried += tried
         if precision == "int8":
             tried += self._barely(plans[0], precision)
+            tried += self._partly_float(tried)
         if not self._settings.front:
             # The next more careful one, in case images that nothing has seen judge otherwise.
-            within = [one for one in tried if self._budget.holds_safely(one.quality)]
+            within = [one for one in tried if self._budget.accepts(one.quality)]
             within.sort(key=lambda one: one.plan.cost)
-            finalists = within[:_FINALISTS]
-            if precision == "int8" and tried[-1] in within[_FINALISTS:]:
+            careful = self._budget.sparing(_CAREFUL)
+            second = [one for one in within[1:] if careful.accepts(one.quality)] or within[1:]
+            finalists = within[:1] + second[: _FINALISTS - 1]
+            if precision == "int8" and tried[-1] in within and tried[-1] not in finalists:
                 finalists.append(tried[-1])
             for rewrite in finalists:
                 self._finish(rewrite, precision)
@@ -261,11 +274,9 @@ class _Search:
 
     def _start(self, plans: Sequence[Plan]) -> int | None:
         """Where the budget ends, by what plans of another precision have lost."""
-        within = [
-            one.plan.divergence for one in self._tried if self._budget.holds_safely(one.quality)
-        ]
+        within = [one.plan.divergence for one in self._tried if self._budget.accepts(one.quality)]
         beyond = [
-            one.plan.divergence for one in self._tried if not self._budget.holds_safely(one.quality)
+            one.plan.divergence for one in self._tried if not self._budget.accepts(one.quality)
         ]
         if not self._tried:
             return None
@@ -278,6 +289,21 @@ class _Search:
     def _barely(self, careful: Plan, precision: Precision) -> list[Rewrite[Built]]:
         """Nothing separated, only quantized."""
         built = self._builder.build(Plan({}, 1.0, careful.refusals, 0.0), precision)
+        return [Rewrite(built.plan, built, self._evaluation.of(built.model))]
+
+    def _partly_float(self, tried: Sequence[Rewrite[Built]]) -> list[Rewrite[Built]]:
+        """Where int8 costs too much whatever is separated: some layers in float."""
+        if any(self._budget.accepts(one.quality) for one in tried) or self._deadline.late():
+            return []
+
+        def holds(model: ir.Model) -> bool:
+            return self._budget.accepts(self._evaluation.of(model))
+
+        try:
+            built = self._builder.with_layers_in_float(tried[-1].result, holds)
+        except BudgetError as error:
+            self._notes.append(f"int8 was given up: {error}")
+            return []
         return [Rewrite(built.plan, built, self._evaluation.of(built.model))]
 
     def _finish(self, rewrite: Rewrite[Built], precision: Precision) -> None:
@@ -295,7 +321,7 @@ class _Search:
     def _note(self, built: Built, quality: Quality) -> None:
         self._progress.stage(f"timing the {built.precision} result and the input in turn")
         comparison = self._compare(self._cleaned, built.model, _FINAL_SECONDS)
-        holds = self._budget.holds_safely(quality)
+        holds = self._budget.accepts(quality)
         size = serialized_bytes(built.model)
         self._findings.append(Finding(built, quality, comparison, holds, size))
         self._progress.note(

@@ -1,4 +1,4 @@
-"""How long each candidate takes on this machine, as a small model beside the dense original.
+"""How long each candidate takes on a machine, as a small model beside the dense original.
 
 Small models of one layer, the original among them, run in turn, each once a round and in an order
 that changes, so that drift and neighbours meet all of them; what counts is the ratio to the
@@ -15,19 +15,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxsep.decision import Decision
-from onnxsep.latency import median_interval
 from onnxsep.progress import Progress, Silence
-from onnxsep.runtime import make_session
 from onnxsep.search.candidates import LayerChoices
 from onnxsep.search.small_int8 import to_int8
 from onnxsep.search.small_models import (
@@ -38,12 +36,11 @@ from onnxsep.search.small_models import (
     layer_model,
 )
 from onnxsep.search.timing_cache import StoredTime, TimingCache, time_key
+from onnxsep.stopwatch import Entrant, LocalStopwatch, Pace, Run, Stopwatch, median_interval
 from onnxsep.targets import Target
 
 Precision = Literal["fp32", "int8"]
-Run = Callable[[], float]
-"""One inference; its seconds."""
-Prepare = Callable[[ir.Model], Run]
+Prepare = Callable[[ir.Model | Path], Run]
 """Loads a small model and warms it up."""
 
 # Half of a ratio's 95 % interval, as a share of it, at which its model has run often enough; the
@@ -67,13 +64,10 @@ _LEAST_PADDING_GAIN = 0.03
 _LEAST_SHARE = 0.02
 # What a layer may take, however few there are.
 _MOST_SECONDS_A_LAYER = 8.0
-# Sessions keep the memory of their activations; together they may take about so much.
-_MOST_BYTES = 2**30
-# Values of a layer's size that live at a time in a session, a Concat of four among them.
+# Values of a layer's size that live at a time in a session, a Concat of four among them; sessions
+# keep the memory of all.
 _VALUES_ALIVE = 6
 _WARM_UP_RUNS = 5
-# Models take 20 microseconds and more.
-_FINE_SECONDS = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +100,29 @@ class _Item:
     decision: Decision | None
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Question:
+    """What is to be measured of one layer: parts of its models, each beside the original.
+
+    Attributes:
+        dense: The layer as it is.
+        missing: What has to be known of it.
+        heats: Entrants; in all heats together, but for the original in front of each, two frames
+            for every padding, then the items that are not the original.
+    """
+
+    dense: _Item
+    missing: tuple[_Item, ...]
+    heats: tuple[tuple[Entrant, ...], ...]
+
+    @property
+    def items(self) -> list[_Item]:
+        """Those with a model of their own, in the order of the models."""
+        return [item for item in self.missing if item != self.dense]
+
+
 class LayerTimer:
-    """Times layers on this machine's CPU provider, in the graph form of a target."""
+    """Times layers on a machine's CPU provider, in the graph form of a target."""
 
     def __init__(
         self,
@@ -120,6 +135,7 @@ class LayerTimer:
         prepare: Prepare | None = None,
         clock: Callable[[], float] = time.perf_counter,
         progress: Progress | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         """Prepare the timer; nothing else may run while it is used.
 
@@ -130,16 +146,17 @@ class LayerTimer:
             seconds_cap: Time to spend on one call of `times`; every model runs a few times even
                 where that takes longer.
             batch: Images of one inference.
-            prepare: Loads models; None makes sessions of onnxruntime.
+            prepare: Loads models in this process; None makes sessions of onnxruntime.
             clock: Seconds, for the cap.
             progress: Told about every layer, and about trouble with the cache.
+            stopwatch: Of the machine to time on; None times in this process.
         """
         self._target = target
         self._threads = threads
         self._cache = None if cache is None else TimingCache(cache)
         self._seconds_cap = seconds_cap
         self._batch = batch
-        self._prepare = prepare or self._session
+        self._stopwatch = stopwatch or LocalStopwatch(prepare=prepare, clock=clock)
         self._clock = clock
         self._progress = progress or Silence()
 
@@ -167,13 +184,16 @@ class LayerTimer:
                 some = wanted.setdefault(shape, {None: None})
                 some.update(dict.fromkeys(each.decision for each in layer.candidates))
         self._progress.stage(f"timing the forms of {len(wanted)} layers", len(wanted))
-        end = self._clock() + self._seconds_cap
-        found: dict[tuple[LayerShape, Decision | None], LayerTime] = {}
-        for number, (shape, decisions) in enumerate(wanted.items()):
-            self._progress.step(_title(shape))
-            share = min((end - self._clock()) / (len(wanted) - number), _MOST_SECONDS_A_LAYER)
-            known = self._layer(shape, list(decisions), precision, share)
-            found |= {(shape, decision): _best(known, decision) for decision in decisions}
+        known = {
+            shape: self._remembered(shape, list(decisions), precision)
+            for shape, decisions in wanted.items()
+        }
+        self._measure_all(known, precision)
+        found = {
+            (shape, decision): _best(known[shape], decision)
+            for shape, decisions in wanted.items()
+            for decision in decisions
+        }
         if self._cache is not None:
             self._cache.save()
             for note in self._cache.notes:
@@ -185,93 +205,94 @@ class LayerTimer:
             for decision in (None, *(each.decision for each in layer.candidates))
         }
 
-    def _layer(
-        self,
-        shape: LayerShape,
-        decisions: Sequence[Decision | None],
-        precision: Precision,
-        seconds: float,
-    ) -> dict[_Item, StoredTime]:
-        """Times of all items of a layer, from the cache where it has them."""
+    def _remembered(
+        self, shape: LayerShape, decisions: Sequence[Decision | None], precision: Precision
+    ) -> dict[_Item, StoredTime | None]:
+        """All items of a layer, with their times where the cache has them."""
         items = [
             _Item(padding, padded, decision)
             for padding, padded in _paddings(shape, _MULTIPLES[precision]).items()
             for decision in decisions
         ]
-        keys = {item: self._key(item, precision) for item in items}
-        known: dict[_Item, StoredTime] = {}
+        known: dict[_Item, StoredTime | None] = dict.fromkeys(items)
         if self._cache is not None:
-            known = {item: self._cache[key] for item, key in keys.items() if key in self._cache}
-        missing = [item for item in items if item not in known]
-        if not missing:
-            return known
-        measured = self._measure(_Item(1, shape, None), missing, precision, seconds)
-        dense = _Item(1, shape, None)
-        # What the cache has was measured on another day; the original tells how that one differed.
-        scale = known[dense].ms / measured[dense].ms if dense in known else 1.0
-        for item in missing:
-            time_ = measured[item]
-            known[item] = StoredTime(scale * time_.ms, scale * time_.low, scale * time_.high)
-            if self._cache is not None:
-                self._cache[keys[item]] = known[item]
+            for item in items:
+                key = self._key(item, precision)
+                if key in self._cache:
+                    known[item] = self._cache[key]
         return known
 
-    def _measure(
-        self, dense: _Item, missing: Sequence[_Item], precision: Precision, seconds: float
-    ) -> dict[_Item, StoredTime]:
-        """Times of ``missing`` and of ``dense``, less what their frames take."""
-        end = self._clock() + seconds
-        items = [item for item in missing if item != dense]
-        by_padding = {item.padding: item.shape for item in (dense, *items)}
-        frames: list[ir.Model] = []
-        for shape in by_padding.values():
-            frames += frame_models(shape)
-        models = [*frames, *(layer_model(i.shape, i.decision, self._target) for i in items)]
-        models = [self._in(precision, model) for model in models]
-        reference = self._in(precision, layer_model(dense.shape, None, self._target))
-        at_a_time = _models_at_a_time(dense.shape)
-        parts = [models[start : start + at_a_time] for start in range(0, len(models), at_a_time)]
-        original = 0.0
-        ratios: list[tuple[float, float, float]] = []
-        for number, part in enumerate(parts):
-            runs = [self._prepare(model) for model in (reference, *part)]
-            share = (end - self._clock()) / (len(parts) - number)
-            reference_ms, some = self._in_turn(runs, share)
-            original = original or reference_ms
-            ratios += some
-        frame_ratios = {
-            padding: (ratios[2 * number][0] + ratios[2 * number + 1][0]) / 2
-            for number, padding in enumerate(by_padding)
-        }
-        times = {dense: _without_frame((1.0, 1.0, 1.0), frame_ratios[1], original)}
-        for item, ratio in zip(items, ratios[len(frames) :], strict=True):
-            times[item] = _without_frame(ratio, frame_ratios[item.padding], original)
-        return times
+    def _measure_all(
+        self, known: Mapping[LayerShape, dict[_Item, StoredTime | None]], precision: Precision
+    ) -> None:
+        """Fill in what is not known, several layers at a time where that saves ways."""
+        end = self._clock() + self._seconds_cap
+        todo = [shape for shape, times in known.items() if None in times.values()]
+        for shape in known.keys() - set(todo):
+            self._progress.step(_title(shape))
+        at_a_time = self._stopwatch.heats_at_a_time
+        for start in range(0, len(todo), at_a_time):
+            some = todo[start : start + at_a_time]
+            for shape in some:
+                self._progress.step(_title(shape))
+            questions = [self._question(shape, known[shape], precision) for shape in some]
+            share = (end - self._clock()) / (len(todo) - start)
+            seconds = len(some) * min(share, _MOST_SECONDS_A_LAYER)
+            answers = self._ask(questions, seconds)
+            for shape, question, times in zip(some, questions, answers, strict=True):
+                self._remember(known[shape], question, times, precision)
 
-    def _in_turn(
-        self, runs: Sequence[Run], seconds: float
-    ) -> tuple[float, list[tuple[float, float, float]]]:
-        """Milliseconds of the first; of all others ratio to it with its interval."""
-        end = self._clock() + seconds
-        # A fixed seed: what is random is the machine.
-        generator = random.Random(0)  # noqa: S311
-        samples: list[list[float]] = [[] for _ in runs]
-        firsts: list[float] = []
-        open_ = list(range(1, len(runs)))
-        while len(firsts) < _MOST_ROUNDS and (open_ or not firsts):
-            for _ in range(_ROUNDS_AT_A_TIME):
-                order = [0, *open_]
-                generator.shuffle(order)
-                row = {index: runs[index]() for index in order}
-                firsts.append(row.pop(0))
-                for index, seconds_ in row.items():
-                    samples[index].append(seconds_ / firsts[-1])
-            if len(firsts) >= _FEWEST_ROUNDS and self._clock() >= end:
-                break
-            if len(firsts) >= _ROUNDS_TO_SETTLE:
-                open_ = [index for index in open_ if not _is_settled(samples[index])]
-        ratios = [_middle(samples[index]) for index in range(1, len(runs))]
-        return 1000 * float(np.median(firsts)), ratios
+    def _question(
+        self, shape: LayerShape, known: Mapping[_Item, StoredTime | None], precision: Precision
+    ) -> _Question:
+        dense = _Item(1, shape, None)
+        missing = tuple(item for item, time_ in known.items() if time_ is None)
+        items = [item for item in missing if item != dense]
+        models: list[ir.Model] = []
+        for padded in {item.padding: item.shape for item in (dense, *items)}.values():
+            models += frame_models(padded)
+        models += [layer_model(each.shape, each.decision, self._target) for each in items]
+        entrants = [_entrant(self._in(precision, model)) for model in models]
+        reference = _entrant(self._in(precision, layer_model(shape, None, self._target)))
+        at_a_time = _models_at_a_time(shape, self._stopwatch.most_bytes)
+        parts = range(0, len(entrants), at_a_time)
+        heats = tuple((reference, *entrants[start : start + at_a_time]) for start in parts)
+        return _Question(dense, missing, heats)
+
+    def _ask(self, questions: Sequence[_Question], seconds: float) -> list[dict[_Item, StoredTime]]:
+        """Times of what is missing and of the original, less what their frames take."""
+        heats = [heat for question in questions for heat in question.heats]
+        pace = Pace(
+            fewest=_FEWEST_ROUNDS,
+            most=_MOST_ROUNDS,
+            at_a_time=_ROUNDS_AT_A_TIME,
+            warm_up_runs=_WARM_UP_RUNS,
+            settle_after=_ROUNDS_TO_SETTLE,
+            settle_tolerance=_TOLERANCE,
+            shuffled=True,
+            processor_time=True,
+        )
+        results = iter(self._stopwatch.race(heats, pace, threads=self._threads, seconds=seconds))
+        for note in self._stopwatch.notes():
+            self._progress.note(note)
+        return [_times(question, [next(results) for _ in question.heats]) for question in questions]
+
+    def _remember(
+        self,
+        known: dict[_Item, StoredTime | None],
+        question: _Question,
+        measured: Mapping[_Item, StoredTime],
+        precision: Precision,
+    ) -> None:
+        # What the cache has was measured on another day; the original tells how that one differed.
+        before = known.get(question.dense)
+        scale = 1.0 if before is None else before.ms / measured[question.dense].ms
+        for item in question.missing:
+            time_ = measured[item]
+            stored = StoredTime(scale * time_.ms, scale * time_.low, scale * time_.high)
+            known[item] = stored
+            if self._cache is not None:
+                self._cache[self._key(item, precision)] = stored
 
     def _in(self, precision: Precision, model: ir.Model) -> ir.Model:
         if precision == "int8":
@@ -284,22 +305,31 @@ class LayerTimer:
             precision=precision,
             threads=self._threads,
             layer=_text(item),
+            machine=self._stopwatch.machine,
         )
 
-    def _session(self, model: ir.Model) -> Run:
-        session = make_session(model, threads=self._threads, label="a layer to be timed")
-        feeds = {INPUT: example_input(model)}
-        for _ in range(_WARM_UP_RUNS):
-            session.run(None, feeds)
 
-        clock = _stopwatch(self._threads)
+def _entrant(model: ir.Model) -> Entrant:
+    return Entrant(model, {INPUT: example_input(model)}, "a layer to be timed")
 
-        def run() -> float:
-            start = clock()
-            session.run(None, feeds)
-            return clock() - start
 
-        return run
+def _times(
+    question: _Question, heats: Sequence[npt.NDArray[np.float64]]
+) -> dict[_Item, StoredTime]:
+    """Times of the items of a question, from the seconds of its heats."""
+    original = 1000 * float(np.median(heats[0][0]))
+    ratios: list[tuple[float, float, float]] = []
+    for seconds in heats:
+        ratios += [_middle(row[~np.isnan(row)]) for row in seconds[1:] / seconds[0]]
+    paddings = dict.fromkeys(item.padding for item in (question.dense, *question.items))
+    frames = {
+        padding: (ratios[2 * number][0] + ratios[2 * number + 1][0]) / 2
+        for number, padding in enumerate(paddings)
+    }
+    times = {question.dense: _without_frame((1.0, 1.0, 1.0), frames[1], original)}
+    for item, ratio in zip(question.items, ratios[2 * len(frames) :], strict=True):
+        times[item] = _without_frame(ratio, frames[item.padding], original)
+    return times
 
 
 def _paddings(shape: LayerShape, multiples: Sequence[int]) -> dict[int, LayerShape]:
@@ -315,20 +345,13 @@ def _paddings(shape: LayerShape, multiples: Sequence[int]) -> dict[int, LayerSha
     return found
 
 
-def _stopwatch(threads: int) -> Callable[[], float]:
-    """A clock for work on so many threads.
-
-    One thread works where it was called from, and the processor's time for it does not count the
-    moments that other programs take: these strike long models, such as the original, more often.
-    """
-    if threads == 1 and time.get_clock_info("thread_time").resolution <= _FINE_SECONDS:
-        return time.thread_time
-    return time.perf_counter
-
-
-def _best(known: Mapping[_Item, StoredTime], decision: Decision | None) -> LayerTime:
+def _best(known: Mapping[_Item, StoredTime | None], decision: Decision | None) -> LayerTime:
     """The padding with which a decision is fastest; none if it gains next to nothing."""
-    times = {item.padding: time_ for item, time_ in known.items() if item.decision == decision}
+    times = {
+        item.padding: time_
+        for item, time_ in known.items()
+        if item.decision == decision and time_ is not None
+    }
     best = min(times, key=lambda padding: times[padding].ms)
     if times[best].ms > (1 - _LEAST_PADDING_GAIN) * times[1].ms:
         best = 1
@@ -342,22 +365,16 @@ def _without_frame(
     return StoredTime(ms=middle, low=low, high=high)
 
 
-def _is_settled(ratios: Sequence[float]) -> bool:
-    """Whether a ratio is known well enough, or is known not to matter: slower than the original."""
-    middle, low, high = _middle(ratios)
-    return high - low <= 2 * _TOLERANCE * middle or low > 1.0
-
-
-def _middle(ratios: Sequence[float]) -> tuple[float, float, float]:
+def _middle(ratios: npt.NDArray[np.float64]) -> tuple[float, float, float]:
     return float(np.median(ratios)), *median_interval(np.sort(ratios))
 
 
-def _models_at_a_time(shape: LayerShape) -> int:
+def _models_at_a_time(shape: LayerShape, most_bytes: int) -> int:
     positions = shape.in_channels * math.prod(shape.input_size)
     positions += shape.out_channels * math.prod(shape.output_size)
     alive = shape.batch * positions * np.dtype(np.float32).itemsize * _VALUES_ALIVE
     # The reference is one more.
-    return max(1, _MOST_BYTES // alive - 1)
+    return max(1, most_bytes // alive - 1)
 
 
 def _text(item: _Item) -> str:

@@ -1,4 +1,4 @@
-"""Times of layers measured once, kept in a file for the next run on the same machine.
+"""Times of layers measured once, kept in a file for the next run on or for the same machine.
 
 The file is JSON: it can be looked at, and reading it runs nothing. Losing it costs a few seconds,
 so no trouble with it is an error: what cannot be read or written is noted and left.
@@ -145,7 +145,7 @@ def default_cache_path() -> Path:
     return Path.home() / ".cache" / _FILE
 
 
-def time_key(*, target: str, precision: str, threads: int, layer: str) -> str:
+def time_key(*, target: str, precision: str, threads: int, layer: str, machine: str = "") -> str:
     """Under which name a time is kept: a digest of all it depends on.
 
     Args:
@@ -153,7 +153,12 @@ def time_key(*, target: str, precision: str, threads: int, layer: str) -> str:
         precision: ``fp32`` or ``int8``.
         threads: Threads inside one operator, 0 for all cores.
         layer: The layer, its padding and its form, as text that tells them apart.
+        machine: Another machine with its onnxruntime, as `Stopwatch.machine` tells it apart; empty
+            for this one.
     """
+    if machine:
+        parts = [machine, target, precision, threads, layer]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     cores = os.cpu_count() if threads == 0 else 0
     parts = [_machine(), onnxruntime.__version__, target, precision, threads, cores, layer]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
