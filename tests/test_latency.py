@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from onnxsep import latency
+from onnxsep import latency, stopwatch
 from onnxsep.errors import InputError
 from onnxsep.latency import Comparison, compare_latency
 from onnxsep.runtime import Feeds
@@ -40,7 +40,8 @@ class Bench:
     def perf_counter(self) -> float:
         return self.now
 
-    def make_session(self, model: ir.Model, *, threads: int) -> Session:
+    def make_session(self, model: ir.Model, *, threads: int, label: str) -> Session:
+        del label
         self.threads.append(threads)
         return Session(self, "A" if model is FIRST else "B")
 
@@ -64,8 +65,8 @@ class Session:
 def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bench]:
     def make(first: Iterator[float], second: Iterator[float]) -> Bench:
         made = Bench({"A": first, "B": second})
-        monkeypatch.setattr(latency, "time", made)
-        monkeypatch.setattr(latency, "make_session", made.make_session)
+        monkeypatch.setattr(stopwatch, "time", made)
+        monkeypatch.setattr(stopwatch, "make_session", made.make_session)
         return made
 
     return make

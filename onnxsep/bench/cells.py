@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from onnxsep.bench.matrix import Matrix, Selection, Settings
-from onnxsep.bench.matrix_checks import settings_problems
+from onnxsep.bench.matrix_checks import missing_core, settings_problems
 from onnxsep.bench.record import Cell
 from onnxsep.errors import ConfigurationError
 
@@ -123,10 +123,17 @@ def select(cells: Sequence[Cell], patterns: Sequence[str]) -> tuple[Cell, ...]:
     return tuple(cell for cell in cells if cell.id in chosen)
 
 
-def matrix_fingerprint(cells: Sequence[Cell]) -> str:
-    """SHA-256 of everything that the cells say, as 64 hexadecimal digits."""
-    content = json.dumps([dataclasses.asdict(cell) for cell in cells], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+def matrix_fingerprint(cells: Sequence[Cell], machines: Mapping[str, str] | None = None) -> str:
+    """SHA-256 of everything that the cells say, as 64 hexadecimal digits.
+
+    Args:
+        cells: All of them.
+        machines: Of targets that are not on this machine: what is behind them.
+    """
+    plain: list[object] = [dataclasses.asdict(cell) for cell in cells]
+    if machines:
+        plain.append(dict(machines))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _points(matrix: Matrix) -> Iterator[_Point]:
@@ -174,6 +181,11 @@ def _cell(matrix: Matrix, point: _Point) -> Cell:
             )
     options = dict(target.provider_options)
     if provider.pool_option:
+        if not point.threads and not settings.affinity and target.distant:
+            raise ConfigurationError(
+                f"{matrix.path}: the cell '{point.id}' wants all cores of {target.distant}, and "
+                f"{provider.name} has to be told their number; write it under threads"
+            )
         options[provider.pool_option] = str(point.threads or _cores(settings))
     binding = settings.io_binding
     return Cell(
@@ -216,6 +228,10 @@ def _settings(matrix: Matrix, point: _Point) -> Settings:
         raise ConfigurationError(
             f"{matrix.path}: overrides together give the cell '{point.id}' a {name} that does not "
             f"fit: {message}"
+        )
+    if missing_core(settings) and not matrix.targets[point.target].distant:
+        raise ConfigurationError(
+            f"{matrix.path}: the cell '{point.id}' is confined to cores: {missing_core(settings)}"
         )
     return settings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -56,9 +57,15 @@ class Referee:
         self._workshop = workshop
         self._local = local
         self._references: dict[str, Outputs] = {}
+        self._lock = threading.Lock()
 
-    def judge(self, cell: Cell, transport: Transport, place: str) -> Correctness | Failure:
+    def judge(self, cell: Cell, transport: Transport, place: str) -> Correctness | Failure | str:
         """Run the images through a cell, whose files are in place, and compare.
+
+        May be called from several threads.
+
+        Returns:
+            A text says, in one clause, why there is nothing to compare.
 
         Raises:
             InputError: The reference itself cannot be computed.
@@ -69,6 +76,8 @@ class Referee:
         answer = transport.run(place, job, max(cell.timeout, _REFERENCE_SECONDS))
         if isinstance(answer, Failure):
             return answer
+        if answer.status == "unavailable":
+            return answer.reason
         if answer.status != "ok":
             return Failure("error", answer.reason)
         try:
@@ -93,7 +102,8 @@ class Referee:
         return self._references[name]
 
     def _compare(self, name: str, outputs: Outputs) -> Correctness | Failure:
-        reference = self._reference(name)
+        with self._lock:
+            reference = self._reference(name)
         if set(outputs) != set(reference):
             return Failure("error", "its outputs have other names than the float model's")
         for key, value in reference.items():

@@ -8,9 +8,13 @@ of onnxsep, so these classes are the parent's view of the two files.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from onnxsep.errors import InputError
 
@@ -19,7 +23,7 @@ RESULT_FILE = "result.json"
 OUTPUTS_FILE = "outputs.npz"
 PROTOCOL = 1
 
-Task = Literal["describe", "time", "profile", "outputs"]
+Task = Literal["describe", "time", "profile", "outputs", "race"]
 Status = Literal["ok", "unavailable", "failed"]
 
 
@@ -30,7 +34,7 @@ class Job:
     Attributes:
         task: ``describe`` reports machine and onnxruntime; ``time`` measures; ``profile`` proves
             the placement and attributes time to nodes; ``outputs`` runs the inputs and keeps what
-            comes out.
+            comes out; ``race`` runs several models in turn, each once a round.
         model: File name of the model inside the job folder, empty for ``describe``.
         inputs: File name of an .npz with one array per input; with ``outputs`` the first axis of
             each array counts images and is cut into batches.
@@ -52,6 +56,20 @@ class Job:
         fewest_runs: Timed runs even if the time is up.
         most_runs: Timed runs at most.
         energy: Whether to read energy counters around the timed loop.
+        heats: For ``race``: groups of models that run in turn, each model by the names of its file
+            and of its inputs in the job folder. ``seconds`` is shared by all heats,
+            ``fewest_runs`` and ``most_runs`` count rounds of one, and ``warm_up_seconds`` is that
+            of one model.
+        warm_up_runs: For ``race``: runs of every model before its first round, at least.
+        runs_at_a_time: For ``race``: rounds between two looks at the clock.
+        settle_after: For ``race``: rounds after which a model may have run often enough.
+        settle_tolerance: For ``race``: a model runs no more once half of the 95 % interval of its
+            ratio to the first of its heat is less than this share of it, or once it is known to be
+            slower than the first; 0 runs all to the end.
+        shuffled: For ``race``: in every round another random order, the same in every process;
+            else forwards and backwards in turn.
+        processor_time: For ``race``: time that one thread was given, where the clock for it is
+            fine enough, not time that passed.
     """
 
     task: Task
@@ -75,6 +93,13 @@ class Job:
     fewest_runs: int = 5
     most_runs: int = 10_000
     energy: bool = True
+    heats: tuple[tuple[tuple[str, str], ...], ...] = ()
+    warm_up_runs: int = 1
+    runs_at_a_time: int = 1
+    settle_after: int = 0
+    settle_tolerance: float = 0.0
+    shuffled: bool = False
+    processor_time: bool = False
 
     def to_json(self) -> str:
         """The content of ``job.json``."""
@@ -107,6 +132,8 @@ class Answer:
             "microseconds", "runs", "kind", "multiplications"}``; ``kind`` as `ConvSite.kind` for
             convolutions, else the op_type; ``multiplications`` from the shapes that ran.
         profiled_ms: Median of the profiled runs (slower than timed ones).
+        heats_ms: For ``race``, as the heats of the job: of every model its time in every round,
+            None where it ran no more.
     """
 
     status: Status
@@ -126,20 +153,63 @@ class Answer:
     assignment: Mapping[str, list[dict[str, str]]] | None = None
     kernels: tuple[dict[str, Any], ...] = ()
     profiled_ms: float = 0.0
+    heats_ms: tuple[tuple[tuple[float | None, ...], ...], ...] = ()
 
     @staticmethod
     def from_json(text: str) -> Answer:
         """Read ``result.json``; unknown keys of newer workers are ignored.
 
         Raises:
-            InputError: It is no answer of a worker.
+            InputError: It is no answer of a worker, or one that no worker of ours would give.
         """
         try:
-            plain = json.loads(text)
-            known = {field.name for field in dataclasses.fields(Answer)}
-            fields = {name: value for name, value in plain.items() if name in known}
-            for name in ("samples_ms", "providers", "kernels"):
-                fields[name] = tuple(fields.get(name, ()))
-            return Answer(**fields)
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            answer = _adapter().validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise InputError(
+                f"the worker's answer cannot be read: {place + ': ' if place else ''}{first['msg']}"
+            ) from error
+        except (ValueError, RecursionError) as error:
             raise InputError(f"the worker's answer cannot be read: {error}") from error
+        wrong = _impossible(answer)
+        if wrong:
+            raise InputError(f"the worker's answer cannot be read: {wrong}")
+        return answer
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Answer]:
+    return TypeAdapter(Answer)
+
+
+def _impossible(answer: Answer) -> str:
+    """What types cannot say: the answer may come from a machine that nobody vouches for."""
+    times = [*answer.samples_ms]
+    times += [time for heat in answer.heats_ms for row in heat for time in row if time is not None]
+    if not all(math.isfinite(time) and time > 0 for time in times):
+        return "a time is none"
+    numbers = [answer.session_seconds, answer.first_run_seconds, answer.profiled_ms]
+    numbers += [value for value in (answer.energy_joules, answer.load) if value is not None]
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
+        return "a number is none"
+    providers = answer.environment.get("available_providers", [])
+    if not isinstance(providers, list) or not all(isinstance(name, str) for name in providers):
+        return "available_providers is no list of names"
+    if not isinstance(answer.environment.get("usable_cores", 1), int):
+        return "usable_cores is no number"
+    for kernel in answer.kernels:
+        counts = [kernel.get(name) for name in _KERNEL_NUMBERS]
+        if not all(_is_count(count) for count in counts) or not all(
+            isinstance(kernel.get(name), str) for name in _KERNEL_TEXTS
+        ):
+            return "a row of the profile is none"
+    return ""
+
+
+_KERNEL_NUMBERS = ("microseconds", "runs", "multiplications")
+_KERNEL_TEXTS = ("name", "op_type", "provider", "kind")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value >= 0

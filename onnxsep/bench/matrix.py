@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -23,8 +24,12 @@ from onnxsep.bench.schema import (
     Settings,
     TargetEntry,
 )
+from onnxsep.bench.ssh import DEFAULT_FOLDER, DEFAULT_PYTHON, SshSettings
 from onnxsep.bench.yaml_reader import read_yaml
 from onnxsep.errors import ConfigurationError, InputError
+
+if TYPE_CHECKING:
+    from onnxsep.bench.transport_adb import AdbSettings
 
 __all__ = [
     "Axes",
@@ -52,6 +57,8 @@ class Target:
         provider_options: The user's, text to text.
         libraries: Plugin providers: registration name to absolute path.
         session_config: The user's session configuration entries for all cells of the target.
+        ssh: The machine behind ssh; None where it is not one.
+        adb: The Android device; None where it is not one.
     """
 
     name: str
@@ -60,6 +67,15 @@ class Target:
     provider_options: Mapping[str, str]
     libraries: Mapping[str, str]
     session_config: Mapping[str, str]
+    ssh: SshSettings | None = None
+    adb: AdbSettings | None = None
+
+    @property
+    def distant(self) -> str:
+        """What is behind it, as people write it; empty for this machine."""
+        if self.ssh is not None:
+            return self.ssh.machine
+        return "" if self.adb is None else f"adb {self.adb.serial}".strip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +167,12 @@ def check_files(matrix: Matrix, cells: Sequence[Cell]) -> None:
             missing.append(f"the data of {name!r}: {matrix.resolve(entry.data)} does not exist")
     for name in dict.fromkeys(cell.target for cell in cells):
         target = matrix.targets[name]
-        files = [target.python, *target.libraries.values()]
+        # What a distant target names lies over there, but for what connects to it.
+        files = [] if target.distant else [target.python, *target.libraries.values()]
+        if target.ssh is not None:
+            files += [target.ssh.identity, target.ssh.config]
+        if target.adb is not None:
+            files += [target.adb.runner]
         missing += [
             f"the target {name!r}: {file} does not exist"
             for file in files
@@ -180,14 +201,47 @@ def _target(name: str, entry: TargetEntry, folder: Path) -> Target:
     provider = find_provider(entry.provider or name, plugin=bool(entry.libraries))
     if isinstance(provider, str):  # check_references has refused it
         raise ConfigurationError(provider)
+    distant = entry.transport != "local"
+    python = entry.python or (DEFAULT_PYTHON if entry.transport == "ssh" else "")
+    if _is_path(python) and not distant:
+        python = _beside(folder, python)
     return Target(
         name=name,
         provider=provider,
-        python=_beside(folder, entry.python) if _is_path(entry.python) else entry.python,
+        python=python,
         provider_options=dict(entry.provider_options),
-        libraries={key: _beside(folder, file) for key, file in entry.libraries.items()},
+        libraries={
+            key: file if distant else _beside(folder, file) for key, file in entry.libraries.items()
+        },
         session_config=dict(entry.session_options),
+        ssh=_ssh_settings(entry, folder) if entry.transport == "ssh" else None,
+        adb=_adb_settings(entry, folder) if entry.transport == "adb" else None,
     )
+
+
+def _ssh_settings(entry: TargetEntry, folder: Path) -> SshSettings:
+    return SshSettings(
+        host=entry.host or "",
+        port=entry.port or 0,
+        python=entry.python or DEFAULT_PYTHON,
+        folder=entry.folder or DEFAULT_FOLDER,
+        identity=_beside(folder, entry.identity) if entry.identity else "",
+        config=_beside(folder, entry.ssh_config) if entry.ssh_config else "",
+        options=entry.ssh_options,
+        keep=entry.keep,
+    )
+
+
+def _adb_settings(entry: TargetEntry, folder: Path) -> AdbSettings:
+    # Only who measures on such a device needs all that comes with it.
+    from onnxsep.bench.transport_adb import AdbSettings
+
+    settings = AdbSettings(
+        serial=entry.serial or "",
+        runner=_beside(folder, entry.runner) if entry.runner else "",
+        fixed_performance=entry.fixed_performance,
+    )
+    return dataclasses.replace(settings, folder=entry.folder) if entry.folder else settings
 
 
 def _beside(folder: Path, written: str) -> str:

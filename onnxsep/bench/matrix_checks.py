@@ -23,6 +23,7 @@ from onnxsep.bench.schema import (
     TargetEntry,
 )
 from onnxsep.bench.session_keys import check_session_entry
+from onnxsep.bench.ssh import host_problem, option_problem
 from onnxsep.bench.yaml_reader import PathParts
 
 _Part = TypeVar("_Part", bound=BaseModel)
@@ -85,7 +86,7 @@ def check_references(parts: Parts) -> list[Problem]:
 
 
 def settings_problems(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Settings that contradict each other or this machine: name of the setting and one clause."""
+    """Settings that contradict each other: name of the setting and one clause."""
     least = settings.seconds + settings.warm_up_seconds
     if settings.timeout <= least:
         yield (
@@ -98,13 +99,13 @@ def settings_problems(settings: Settings) -> Iterator[tuple[str, str]]:
             "most_runs",
             f"{settings.most_runs} is less than fewest_runs, {settings.fewest_runs}",
         )
+
+
+def missing_core(settings: Settings) -> str:
+    """What is wrong with the cores for a cell on this machine, one clause; empty if nothing is."""
     cores = os.cpu_count() or 1
     beyond = [core for core in settings.affinity if core >= cores]
-    if beyond:
-        yield (
-            "affinity",
-            f"there is no core {beyond[0]}; this machine has 0 to {cores - 1}",
-        )
+    return f"there is no core {beyond[0]}; this machine has 0 to {cores - 1}" if beyond else ""
 
 
 def _check_models(parts: Parts) -> Iterator[Problem]:
@@ -137,6 +138,41 @@ def _check_targets(parts: Parts) -> Iterator[Problem]:
             if wrong:
                 yield Problem((*path, "provider_options", option), wrong)
         yield from _check_entries(entry.session_options, (*path, "session_options"), provider)
+        yield from _check_way(entry, path)
+
+
+# Keys that mean something to one way only, and those that it cannot do without.
+_WAYS: Mapping[str, tuple[str, ...]] = {
+    "ssh": ("host", "port", "identity", "ssh_config", "ssh_options", "keep", "folder"),
+    "adb": ("serial", "runner", "fixed_performance", "folder"),
+    "local": (),
+}
+_NEEDED = {"ssh": "host", "adb": "runner"}
+_EXAMPLES = {"host": "host: user@board", "runner": "runner: path/to/the/program"}
+
+
+def _check_way(entry: TargetEntry, path: PathParts) -> Iterator[Problem]:
+    """Whether all that a target says of the way to it belongs together."""
+    way = entry.transport
+    needed = _NEEDED.get(way)
+    if needed is not None and getattr(entry, needed) is None:
+        message = f"a target behind {way} needs '{needed}', as in {_EXAMPLES[needed]}"
+        yield Problem((*path, "transport"), message)
+    for name in sorted(entry.model_fields_set):
+        ways = [other for other, names in _WAYS.items() if name in names]
+        if ways and way not in ways:
+            words = " or ".join(ways)
+            yield Problem((*path, name), f"{name!r} is for transport: {words}, not {way}")
+    if way == "adb" and entry.python:
+        yield Problem((*path, "python"), "a device behind adb runs no Python; leave it out")
+    if way == "ssh":
+        wrong = "" if entry.host is None else host_problem(entry.host)
+        if wrong:
+            yield Problem((*path, "host"), wrong)
+        for index, option in enumerate(entry.ssh_options):
+            wrong = option_problem(option)
+            if wrong:
+                yield Problem((*path, "ssh_options", index), wrong)
 
 
 def _check_axes(parts: Parts) -> Iterator[Problem]:
@@ -170,6 +206,10 @@ def _check_all_settings(parts: Parts) -> Iterator[Problem]:
     for name, message in settings_problems(parts.defaults):
         known.add(name)
         yield Problem(("defaults", name), message)
+    # How many cores a distant machine has is not known here.
+    near = all(entry.transport == "local" for entry in parts.targets.values())
+    if near and missing_core(parts.defaults):
+        yield Problem(("defaults", "affinity"), missing_core(parts.defaults))
     for index, override in parts.overrides.items():
         changed = override.set.model_fields_set
         if not changed:
@@ -177,6 +217,8 @@ def _check_all_settings(parts: Parts) -> Iterator[Problem]:
         for name, message in settings_problems(parts.defaults.changed_by(override.set)):
             if name in changed or name not in known:
                 yield Problem(("overrides", index, "set", name), message)
+        if near and missing_core(override.set):
+            yield Problem(("overrides", index, "set", "affinity"), missing_core(override.set))
 
 
 def _check_entries(

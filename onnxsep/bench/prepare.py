@@ -228,7 +228,7 @@ class Workshop:
             precision=precision,
             origin=origin,
             sha256=digest.hexdigest(),
-            bytes=model_bytes(path, model),
+            bytes=model_bytes(path),
             parameters=_parameters(model),
             multiplications=total // images,
             multiplications_by_kind={kind: count // images for kind, count in by_kind.items()},

@@ -307,6 +307,8 @@ class BenchRecord:
         seconds: Wall time so far.
         baseline: Path of the baseline, empty without.
         warnings: What the reader must know.
+        machine_pulses: As ``machine_pulse``, which is that of this machine, for targets elsewhere:
+            target name to the pulse of its machine.
     """
 
     schema: int
@@ -323,3 +325,4 @@ class BenchRecord:
     seconds: float
     baseline: str = ""
     warnings: tuple[str, ...] = ()
+    machine_pulses: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)

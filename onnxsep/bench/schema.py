@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    StrictBool,
     StrictInt,
     StrictStr,
     WithJsonSchema,
@@ -25,6 +26,7 @@ from onnxsep.bench.session_keys import SESSION_KEYS
 
 Precision = Literal["fp32", "fp16", "int8"]
 Optimization = Literal["disable", "basic", "extended", "layout", "all"]
+TransportName = Literal["local", "ssh", "adb"]
 
 # A matrix is read by people; beyond these bounds something is meant differently.
 _MOST_ROUNDS = 1000
@@ -199,7 +201,8 @@ class TargetEntry(Structure):
     provider: Annotated[StrictStr, Field(min_length=1, max_length=128)] | None = None
     """Execution provider, by short name or as onnxruntime calls it; default: the target's name."""
     python: Annotated[StrictStr, Field(max_length=4096)] = ""
-    """Interpreter of the worker, which needs numpy and onnxruntime only; default: this one."""
+    """Interpreter of the worker, which needs numpy and onnxruntime only; default: this one, behind
+    ssh the python3 there."""
     provider_options: dict[str, OptionText] = Field(default_factory=dict)
     """Options of the provider, such as use_tf32: 0."""
     libraries: dict[Annotated[StrictStr, Field(min_length=1)], FileName] = Field(
@@ -208,6 +211,30 @@ class TargetEntry(Structure):
     """Plugin providers to register: registration name to path of the library."""
     session_options: SessionOptions = Field(default_factory=dict)
     """Session configuration entries for all cells of the target."""
+    transport: TransportName = "local"
+    """Where the worker runs: on this machine, on another one behind ssh, or on an Android device
+    behind adb."""
+    host: Annotated[StrictStr, Field(min_length=1, max_length=255)] | None = None
+    """ssh: the machine, as in user@board, or a name in the configuration of ssh."""
+    port: Annotated[StrictInt, Field(ge=1, le=65535)] | None = None
+    """ssh: the port; default: that of ssh (22, or what its configuration says). Termux has 8022."""
+    identity: FileName | None = None
+    """ssh: file of the private key; default: those that ssh finds itself."""
+    ssh_config: FileName | None = None
+    """ssh: configuration file in place of the user's."""
+    ssh_options: Annotated[tuple[StrictStr, ...], Field(max_length=100), _OneOrMany()] = ()
+    """ssh: further options as in its configuration, such as ProxyJump=gate."""
+    folder: FileName | None = None
+    """ssh and adb: folder on the other side for jobs, made if missing and removed after the run;
+    default: ~/.cache/onnxsep, with adb /data/local/tmp/onnxsep."""
+    keep: StrictBool = False
+    """ssh: leave models in the folder, so that the next run need not send them again."""
+    serial: Annotated[StrictStr, Field(min_length=1, max_length=255)] | None = None
+    """adb: serial number of the device; default: the only one that is connected."""
+    runner: FileName | None = None
+    """adb: the native program that runs the model there, a file on this machine."""
+    fixed_performance: StrictBool = True
+    """adb: ask the device to hold its clocks still while it measures."""
 
 
 class Axes(Structure):

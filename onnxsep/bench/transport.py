@@ -1,4 +1,4 @@
-"""How a job reaches a worker and its answer comes back; so far on this machine only.
+"""How a job reaches a worker and its answer comes back; here, on this machine.
 
 Every run is a fresh process in a process group of its own, so that a hang or Ctrl-C leaves nothing
 behind. What goes wrong with the process itself (it crashes, hangs, is killed) is an outcome, not an
@@ -16,13 +16,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from onnxsep.bench.job import JOB_FILE, RESULT_FILE, Answer, Job
 from onnxsep.bench.record import FailureKind
 from onnxsep.errors import InputError, OutputError
 
-_WORKER = Path(__file__).with_name("worker.py")
+WORKER = Path(__file__).with_name("worker.py")
 _STDERR_FILE = "stderr.txt"
 # What of a crashed worker's last words fits into one clause.
 _LAST_WORDS = 200
@@ -57,6 +57,21 @@ class Transport(Protocol):
         Raises:
             OutputError: It is not there.
         """
+
+
+@runtime_checkable
+class DistantTransport(Transport, Protocol):
+    """A way to another machine: it has a name, may have something to say, and has an end."""
+
+    @property
+    def machine(self) -> str:
+        """The machine, as people write it."""
+
+    def notes(self) -> list[str]:
+        """What the user must know of the connection, since this was last asked."""
+
+    def close(self) -> None:
+        """Leave nothing behind there; may be called from another thread, and twice."""
 
 
 class LocalTransport:
@@ -96,7 +111,7 @@ class LocalTransport:
         try:
             with (folder / _STDERR_FILE).open("wb") as stderr:
                 process = subprocess.Popen(  # noqa: S603  # a list, no shell; the user's interpreter
-                    [self._python, str(_WORKER), str(folder)],
+                    [self._python, str(WORKER), str(folder)],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=stderr,
@@ -128,10 +143,16 @@ class LocalTransport:
                 return Answer.from_json(result.read_text(encoding="utf-8"))
             except (InputError, OSError, UnicodeDecodeError) as error:
                 return Failure("error", str(error))
-        return _without_answer(code, _last_words(folder / _STDERR_FILE))
+        return without_answer(code, _last_words(folder / _STDERR_FILE))
 
 
-def _without_answer(code: int, words: str) -> Failure:
+def without_answer(code: int, words: str) -> Failure:
+    """What became of a worker that left no answer.
+
+    Args:
+        code: Its exit code; negative: the signal that it died of.
+        words: The last line that it said.
+    """
     said = f"; it said: {words}" if words else ""
     if code == -signal.SIGKILL:
         reason = "the worker was killed from outside, most likely for using too much memory"
@@ -144,9 +165,14 @@ def _without_answer(code: int, words: str) -> Failure:
 
 def _last_words(path: Path) -> str:
     try:
-        lines = path.read_bytes().decode("utf-8", "replace").strip().splitlines()
+        return last_line(path.read_bytes().decode("utf-8", "replace"))
     except OSError:
         return ""
+
+
+def last_line(said: str) -> str:
+    """The last line of what a worker said, as much of it as fits into a clause."""
+    lines = said.strip().splitlines()
     return lines[-1][-_LAST_WORDS:] if lines else ""
 
 

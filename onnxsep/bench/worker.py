@@ -28,6 +28,7 @@ import json
 import math
 import mmap
 import platform
+import random
 import re
 import signal
 import tempfile
@@ -71,6 +72,9 @@ _PROFILE_WARM_UP = 2
 _PROFILE_FEWEST = 3
 _PROFILE_MOST = 30
 _PROFILE_EVENTS = 50_000
+
+# Runs of a race take 20 microseconds and more.
+_FINE_SECONDS = 1e-6
 
 _LONGEST_REASON = 240
 _MOST_LOG_BYTES = 1 << 20
@@ -161,7 +165,7 @@ def answer_job(folder: str) -> dict[str, Any]:
     return answer
 
 
-# --- the four tasks ---
+# --- the five tasks ---
 
 
 def _describe(job: Mapping[str, Any], folder: str, answer: dict[str, Any]) -> None:
@@ -265,11 +269,60 @@ def _run_batches(
     return {name: numpy.concatenate(part) for name, part in parts.items()}
 
 
+def _race(job: Mapping[str, Any], folder: str, answer: dict[str, Any]) -> None:
+    onnxruntime = _import_onnxruntime(job)
+    heats, left = job["heats"], job["seconds"]
+    answer["heats_ms"] = []
+    for number, heat in enumerate(heats):
+        runs = [_racer(onnxruntime, job, folder, tuple(names), answer) for names in heat]
+        gc.collect()
+        gc.disable()
+        start = time.perf_counter()
+        rows = race(runs, job, left / (len(heats) - number))
+        left -= time.perf_counter() - start
+        gc.enable()
+        answer["heats_ms"].append(
+            [[None if time_ is None else 1e3 * time_ for time_ in row] for row in rows]
+        )
+
+
+def _racer(
+    onnxruntime: Any,
+    job: Mapping[str, Any],
+    folder: str,
+    names: tuple[str, ...],
+    answer: dict[str, Any],
+) -> Callable[[], float]:
+    """A model that is loaded and warm; every call is a run and gives its seconds."""
+    model, inputs = names
+    one = dict(job, model=model, inputs=inputs)
+    feeds = _read_inputs(one, folder)
+    options = _session_options(onnxruntime, one)
+    session = _open_session(onnxruntime, one, folder, options, answer)
+    clock = time.perf_counter
+    fine = time.get_clock_info("thread_time").resolution <= _FINE_SECONDS
+    if job["processor_time"] and job["intra_threads"] == 1 and fine:
+        clock = time.thread_time
+    end = time.perf_counter() + job["warm_up_seconds"]
+    count = 0
+    while count < job["warm_up_runs"] or time.perf_counter() < end:
+        session.run(None, feeds)
+        count += 1
+
+    def run() -> float:
+        start = clock()
+        session.run(None, feeds)
+        return clock() - start
+
+    return run
+
+
 _TASKS: dict[str, Callable[[Mapping[str, Any], str, dict[str, Any]], None]] = {
     "describe": _describe,
     "time": _time,
     "profile": _profile,
     "outputs": _outputs,
+    "race": _race,
 }
 
 
@@ -350,10 +403,14 @@ def _confine(cores: Sequence[int]) -> None:
 
 
 def _import_onnxruntime(job: Mapping[str, Any]) -> Any:
+    module = "numpy"
     try:
+        import numpy  # noqa: F401  # without it, onnxruntime would say less
+
+        module = "onnxruntime"
         import onnxruntime
     except Exception as error:  # a broken installation raises anything
-        reason = f"this interpreter cannot import onnxruntime: {_line(error)}"
+        reason = f"this interpreter cannot import {module}: {_line(error)}"
         raise Stop("unavailable", reason) from error
     onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
     return onnxruntime
@@ -558,6 +615,71 @@ def warm_up(
             return runs, True
         last = median
     return runs, False
+
+
+def race(
+    runs: Sequence[Callable[[], float]],
+    pace: Mapping[str, Any],
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[list[float | None]]:
+    """Run all in turn, each once a round, as `onnxsep.stopwatch.run_rounds` does.
+
+    Args:
+        runs: Each call is one run and gives its seconds; the others are measured by the first.
+        pace: Of the job: ``fewest_runs``, ``most_runs``, ``runs_at_a_time``, ``settle_after``,
+            ``settle_tolerance`` and ``shuffled``.
+        seconds: Time to spend.
+        clock: Seconds.
+
+    Returns:
+        For each of ``runs`` its seconds in every round, None where it ran no more.
+    """
+    end = clock() + seconds
+    # A fixed seed: what is random is the machine.
+    generator = random.Random(0)  # noqa: S311
+    rows: list[list[float | None]] = [[] for _ in runs]
+    ratios: list[list[float]] = [[] for _ in runs]
+    open_ = list(range(1, len(runs)))
+    count = 0
+    while count < pace["most_runs"] and (open_ or not count):
+        for _ in range(pace["runs_at_a_time"]):
+            order = [0, *open_]
+            if pace["shuffled"]:
+                generator.shuffle(order)
+            elif count % 2:
+                order.reverse()
+            found = {index: runs[index]() for index in order}
+            for index, row in enumerate(rows):
+                row.append(found.get(index))
+                if index in found:
+                    ratios[index].append(found[index] / max(found[0], 1e-9))
+            count += 1
+        if count >= pace["fewest_runs"] and clock() >= end:
+            break
+        if pace["settle_tolerance"] and count >= pace["settle_after"]:
+            tolerance = pace["settle_tolerance"]
+            open_ = [index for index in open_ if not _is_settled(ratios[index], tolerance)]
+    return rows
+
+
+def _is_settled(ratios: Sequence[float], tolerance: float) -> bool:
+    """Whether a ratio is known well enough, or is known not to matter."""
+    ordered = sorted(ratios)
+    low, high = ordered[_lowest_rank(len(ordered))], ordered[-1 - _lowest_rank(len(ordered))]
+    return high - low <= 2 * tolerance * _median(ordered) or low > 1.0
+
+
+@functools.cache
+def _lowest_rank(count: int) -> int:
+    """Rank, from 0, of the sample that bounds the 95 % interval of a median (Conover 1999, 3.2)."""
+    total, rank = 0, 0
+    for below in range(count):
+        total += math.comb(count, below)
+        if total > 0.025 * 2.0**count:
+            break
+        rank = below
+    return rank
 
 
 def measure(
@@ -976,6 +1098,7 @@ def environment(onnxruntime: Any) -> dict[str, Any]:
         "memory_bytes": 1024 * _kilobytes("/proc/meminfo", "MemTotal"),
         "load": _load(),
         "gpu": _gpu(),
+        "boot_id": _text("/proc/sys/kernel/random/boot_id"),
     }
 
 

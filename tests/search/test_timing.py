@@ -19,7 +19,8 @@ from onnxsep.factorize import Activation
 from onnxsep.search import timing
 from onnxsep.search.candidates import Candidate, LayerChoices
 from onnxsep.search.small_models import arbitrary_factors
-from onnxsep.search.timing import LayerTimer, Run
+from onnxsep.search.timing import LayerTimer
+from onnxsep.stopwatch import LocalStopwatch, Run
 from onnxsep.targets import TARGETS
 
 _CPU = TARGETS["cpu"]
@@ -163,7 +164,7 @@ def test_the_time_cap_holds() -> None:
 
 def test_large_layers_are_loaded_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = Machine().timer().times([layer()])
-    monkeypatch.setattr(timing, "_MOST_BYTES", 1)
+    monkeypatch.setattr(LocalStopwatch, "most_bytes", 1)
     machine = Machine()
     times = machine.timer().times([layer()])
     assert len(machine.models) == 2 * 4  # the original beside each of the others

@@ -162,3 +162,9 @@ def test_another_runtime_or_processor_has_other_keys(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(timing_cache.onnxruntime, "__version__", "0.0")
     keys.add(key())
     assert len(keys) == 3
+
+
+def test_another_machine_has_its_own_times() -> None:
+    base = {"target": "cpu", "precision": "fp32", "threads": 1, "layer": "a"}
+    keys = {time_key(**base, machine=machine) for machine in ("", "a", "b")}  # type: ignore[arg-type]
+    assert len(keys) == 3
