@@ -12,7 +12,8 @@ from onnxsep.decision import DEFAULT_FORM, Form, check_form
 from onnxsep.errors import ConfigurationError
 from onnxsep.passes import PASS_NAMES
 from onnxsep.quality import Metric
-from onnxsep.targets import get_target
+from onnxsep.report.files import check_report_path
+from onnxsep.targets import get_target, is_url
 
 DEFAULT_MAX_DROP = 1.0
 # Where outputs are no scores: the error has a hundredth of the signal's power.
@@ -23,6 +24,7 @@ AGREEMENT_MIN_SNR_DB = 10.0
 _MOST_SAMPLES = 1_000_000
 # No layer's costs fall at a larger one; the bound keeps counts within whole numbers.
 _LARGEST_RANK = 1_000_000
+_MOST_THREADS = 1024
 PRECISIONS = ("auto", "fp32", "int8", "fp16")
 
 
@@ -35,7 +37,8 @@ class Options:
         test_data: The same for verification; None verifies on a part of ``data`` that no fit sees.
         samples: Most samples taken of ``data``, or drawn; None for a sensible number.
         preprocessing: For uint8 images; None finds or assumes one.
-        target: Name of a target.
+        target: Name of a target, or ``ssh://[user@]host[:port][/path/to/python]`` for a machine on
+            which latency is measured.
         passes: Names of passes to run, in the order of `PASS_NAMES`.
         rank: Every convolution at this rank, depthwise filters per input channel; None chooses
             ranks within the budget. In the other forms, see ``form``, filters per output channel
@@ -50,6 +53,8 @@ class Options:
         time_limit: Seconds that the search may take; None for as long as it needs.
         timing_cache: Whether layer times measured earlier on this machine are used.
         plan: A plan of an earlier run to repeat; None decides anew.
+        weight_bits: Of int8 weights, 8 or 7; None for what the processor needs that latency is
+            measured on.
         front: Whether the search also finishes the plans beside the best one.
         metric: The user's own measure.
         label_offset: Added to each label to give the class index.
@@ -72,6 +77,7 @@ class Options:
     min_speedup: float | None = None
     time_limit: float | None = None
     timing_cache: bool = True
+    weight_bits: int | None = None
     front: bool = False
     plan: Path | None = None
     metric: Metric | None = None
@@ -86,7 +92,8 @@ class Options:
         Raises:
             ConfigurationError: Names the option and what it takes.
         """
-        get_target(self.target)
+        self._check_target()
+        _require(self.weight_bits in (None, 7, 8), "weights have 7 or 8 bits")
         if self.precision not in PRECISIONS:
             raise ConfigurationError(
                 f"unknown precision {self.precision!r}; known are {', '.join(PRECISIONS)}"
@@ -130,12 +137,22 @@ class Options:
         _require(
             self.min_snr_db is None or math.isfinite(self.min_snr_db), "--min-snr takes a number"
         )
-        cores = os.cpu_count() or 1
+        # How many cores another machine has is its business.
+        cores = _MOST_THREADS if is_url(self.target) else os.cpu_count() or 1
         _require(
             0 <= self.threads <= cores,
             f"--threads takes 0 (all cores) to {cores}, the cores of this machine",
         )
         _require(self.seed >= 0, "--seed takes 0 or more")
+
+    def _check_target(self) -> None:
+        if not is_url(self.target):
+            get_target(self.target)
+            return
+        # Most runs measure here, and need none of it.
+        from onnxsep.bench.ssh import parse_url
+
+        parse_url(self.target)
 
     def _check_rank(self) -> None:
         if self.rank is None:
@@ -180,14 +197,7 @@ def check_report(report: Path, source: Path, output: Path) -> None:
     Raises:
         ConfigurationError: Says what is in the way.
     """
-    if (report.exists() and not report.is_file()) or not report.parent.is_dir():
-        raise ConfigurationError(f"--report {report}: give a file in a folder that exists")
-    if report.resolve() in (source.resolve(), output.resolve()):
-        raise ConfigurationError(f"--report {report} is a model of this run; choose another file")
-    if report.is_file() and report.suffix != ".json":
-        raise ConfigurationError(
-            f"--report {report} exists and is no .json file; choose another name"
-        )
+    check_report_path(report, taken=(source, output))
 
 
 def _require(holds: bool, message: str) -> None:

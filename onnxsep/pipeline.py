@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from concurrent.futures import Executor
 from pathlib import Path
 
 import onnx_ir as ir
@@ -11,9 +12,11 @@ import onnx_ir as ir
 from onnxsep.choose import Budget
 from onnxsep.errors import VerificationError
 from onnxsep.evaluation import Batches, Evaluation
+from onnxsep.fusion import fusion_report
 from onnxsep.interface import interface_difference
 from onnxsep.latency import compare_latency
 from onnxsep.material import Material, gather_material
+from onnxsep.means import Means, reach
 from onnxsep.model import load_model, save_model
 from onnxsep.options import (
     AGREEMENT_MIN_SNR_DB,
@@ -74,6 +77,7 @@ def optimize(
     output: str | Path | None = None,
     force: bool = False,
     pareto: str | Path | None = None,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Make a model smaller and faster within a budget, and prove it.
@@ -84,6 +88,7 @@ def optimize(
         output: Where to write the result; None writes nothing.
         force: Allow ``output`` to be the input itself.
         pareto: Folder for models from careful to daring, a table and a plot; None writes none.
+        executor: Where the search's fits run; None runs them here, one after the other.
         progress: Told how far the work has come.
 
     Raises:
@@ -93,15 +98,30 @@ def optimize(
         VerificationError: A lossless pass changed the numbers, or images that nothing had seen
             before show a larger loss than the budget.
         OutputError: The result cannot be written.
+        CellsFailedError: The machine that ``options.target`` names cannot be reached or broke off.
     """
     started = time.perf_counter()
     options, progress = options or Options(), progress or Silence()
     if pareto is not None:
         options = dataclasses.replace(options, front=True)
     source = Path(source)
-    if output is not None:
-        check_output(source, Path(output), force=force)
+    path = None if output is None else Path(output)
+    if path is not None:
+        check_output(source, path, force=force)
+    front = None if pareto is None else Path(pareto)
+    with reach(options, executor, progress) as (there, means):
+        return _run(source, there, path, front, means, progress, started)
 
+
+def _run(
+    source: Path,
+    options: Options,
+    output: Path | None,
+    pareto: Path | None,
+    means: Means,
+    progress: Progress,
+    started: float,
+) -> Result:
     progress.stage(f"loading {source.name}")
     original = load_model(source)
     facts = RunFacts.of_input(source, original, options)
@@ -124,19 +144,21 @@ def optimize(
     facts.warnings.extend(selection.doubts())
     if options.label_offset and material.selection.dataset.labels is None:
         facts.warnings.append("--label-offset has no meaning: the data have no labels")
-    found = rewrite(cleaned, material, options, selection, budget, facts, progress)
+    found = rewrite(cleaned, material, options, selection, budget, facts, progress, means)
     found = _verified(found, original, cleaned, material, selection, budget, facts, progress)
     rewritten = found.model
-    _time(original, rewritten, material, options, facts, progress)
+    if facts.precision == "int8":
+        facts.fusion = fusion_report(rewritten)
+    _time(original, rewritten, material, options, facts, means, progress)
     difference = interface_difference(original, rewritten)
     if difference:
         raise VerificationError(f"the result {difference}; nothing was written")
 
     if output is not None:
-        progress.stage(f"writing {Path(output).name}")
+        progress.stage(f"writing {output.name}")
         save_model(rewritten, output)
         if found.built is not None:
-            plan = plan_path(Path(output))
+            plan = plan_path(output)
             write_plan(found.built, source, cleaned, material, options, plan)
     front: list[FrontRow] = []
     if pareto is not None:
@@ -145,10 +167,9 @@ def optimize(
         if material.verification is not None:
             judge = _evaluation(original, material.verification, options)
         findings = () if found.outcome is None else found.outcome.findings
-        front = write_front(findings, judge, Path(pareto), source.stem)
+        front = write_front(findings, judge, pareto, source.stem)
     seconds = time.perf_counter() - started
-    path = None if output is None else Path(output)
-    return Result(rewritten, build_record(facts, rewritten, path, seconds), tuple(front))
+    return Result(rewritten, build_record(facts, rewritten, output, seconds), tuple(front))
 
 
 def _evaluation(original: ir.Model, batches: Batches, options: Options) -> Evaluation:
@@ -197,19 +218,28 @@ def _time(
     material: Material,
     options: Options,
     facts: RunFacts,
+    means: Means,
     progress: Progress,
 ) -> None:
     """Time the result against the input."""
     if not options.measure_latency:
         return
     target = get_target(options.target)
-    if not target.measured_here:
+    if means.machine:
+        facts.latency_note = f"measured on {means.machine}"
+    elif not target.measured_here:
         facts.latency_note = (
-            f"measured on this machine's CPU, not on {target.title}: measuring there is not "
-            "supported yet"
+            f"measured on this machine's CPU, not on {target.title}; give the "
+            "machine as --target ssh://HOST to measure there"
         )
     progress.stage("timing input and result in turn")
-    facts.latency = compare_latency(original, rewritten, material.single, threads=options.threads)
+    facts.latency = compare_latency(
+        original,
+        rewritten,
+        material.single,
+        threads=options.threads,
+        stopwatch=means.stopwatch,
+    )
 
 
 def _verified(
@@ -265,7 +295,7 @@ def _holds(row: QualityRow, budget: Budget) -> bool:
     counts, by which the choice was made.
     """
     return budget.holds(row.quality) or (
-        row.role == "selection" and budget.holds_safely(row.quality)
+        row.role == "selection" and budget.sparing(0.0).accepts(row.quality)
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Sequence
-from concurrent.futures import Executor
 
 import onnx_ir as ir
 
@@ -15,6 +14,7 @@ from onnxsep.errors import BudgetError
 from onnxsep.evaluation import Evaluation
 from onnxsep.latency import compare_latency
 from onnxsep.material import Material
+from onnxsep.means import Means
 from onnxsep.options import Options
 from onnxsep.passes.align_channels import AlignChannels
 from onnxsep.passes.base import Refusal
@@ -59,7 +59,7 @@ def rewrite(
     budget: Budget,
     facts: RunFacts,
     progress: Progress,
-    executor: Executor | None = None,
+    means: Means,
 ) -> Rewritten:
     """The lossy part of a run.
 
@@ -71,22 +71,25 @@ def rewrite(
         budget: What may be lost.
         facts: Told what was done.
         progress: Told how far it is.
-        executor: Where the search's fits run; None runs them here.
+        means: Where fits run and latency is measured.
 
     Raises:
         BudgetError: What was asked for loses too much, or cannot be so fast.
     """
     if options.plan is not None:
-        builder = make_builder(cleaned, material, options, progress)
+        builder = make_builder(cleaned, material, options, means, progress)
         built, notes = repeat_plan(options.plan, facts.source, cleaned, material, options, builder)
         facts.warnings.extend(notes)
-        return _checked(built, cleaned, material, options, selection, budget, facts, progress)
+        return _checked(
+            built, cleaned, material, options, selection, budget, facts, means, progress
+        )
     separates, quantizes = "separate" in options.passes, "quantize" in options.passes
     if not separates and not quantizes:
         return Rewritten(cleaned)
     target = get_target(options.target)
     searches = separates and options.rank is None and options.precision != "fp16"
-    if searches and target.measured_here and options.measure_latency:
+    measured = target.measured_here or means.stopwatch is not None
+    if searches and measured and options.measure_latency:
         outcome = search(
             cleaned,
             material.fit,
@@ -97,11 +100,11 @@ def rewrite(
             target,
             search_settings(options),
             progress,
-            executor,
+            means,
         )
         facts.warnings.extend(outcome.notes)
         return adopt(outcome, cleaned, facts)
-    builder = make_builder(cleaned, material, options, progress)
+    builder = make_builder(cleaned, material, options, means, progress)
     built = _without_search(
         cleaned, material, options, builder, selection, budget, separates, progress
     )
@@ -115,7 +118,7 @@ def rewrite(
         facts.warnings.append(
             f"--min-speedup was not looked at: latency on {target.title} is not measured here"
         )
-    return _checked(built, cleaned, material, options, selection, budget, facts, progress)
+    return _checked(built, cleaned, material, options, selection, budget, facts, means, progress)
 
 
 def search_settings(options: Options) -> SearchSettings:
@@ -135,14 +138,14 @@ def search_settings(options: Options) -> SearchSettings:
         min_speedup=options.min_speedup,
         seconds=options.time_limit,
         cache=default_cache_path() if options.timing_cache else None,
-        quantization=QuantizeSettings(target=options.target),
+        quantization=QuantizeSettings(target=options.target, bits=options.weight_bits),
         aligns="align_channels" in options.passes,
         front=options.front,
     )
 
 
 def make_builder(
-    cleaned: ir.Model, material: Material, options: Options, progress: Progress
+    cleaned: ir.Model, material: Material, options: Options, means: Means, progress: Progress
 ) -> Builder:
     """Carries plans out with the run's images and settings."""
     return Builder(
@@ -151,9 +154,10 @@ def make_builder(
         material.single,
         get_target(options.target),
         judges=material.selection,
-        settings=QuantizeSettings(target=options.target),
+        settings=QuantizeSettings(target=options.target, bits=options.weight_bits),
         threads=options.threads,
         seed=options.seed,
+        stopwatch=means.stopwatch,
         progress=progress,
     )
 
@@ -265,6 +269,7 @@ def _checked(
     selection: Evaluation,
     budget: Budget,
     facts: RunFacts,
+    means: Means,
     progress: Progress,
 ) -> Rewritten:
     """Hold the result against the budget and the clock, as far as they apply."""
@@ -298,13 +303,16 @@ def _checked(
     if options.precision == "fp16":
         facts.precision = "fp16"
     done = Rewritten(model, built)
-    if not options.measure_latency or not get_target(options.target).measured_here:
+    there = get_target(options.target).measured_here or means.stopwatch is not None
+    if not options.measure_latency or not there:
         return done
     if not any(result.changes for _, result in built.accounts):
         return done
     # Against the cleaned input: what cleaning alone brings is no merit of the rewrite.
     progress.stage("timing with and without the rewrite in turn")
-    gain = compare_latency(cleaned, model, material.single, threads=options.threads)
+    gain = compare_latency(
+        cleaned, model, material.single, threads=options.threads, stopwatch=means.stopwatch
+    )
     if gain.high >= 1.0:
         return done
     message = f"measured {gain.speedup:.2f}x as fast as without"

@@ -18,6 +18,7 @@ from onnxsep.latency import Comparison, compare_latency
 from onnxsep.passes._channel_padding import ChannelGroup, ChannelMap
 from onnxsep.progress import Progress, Silence
 from onnxsep.runtime import Feeds
+from onnxsep.stopwatch import Stopwatch
 
 Transform = Callable[[ir.Model], ir.Model]
 
@@ -71,6 +72,7 @@ def choose_alignment(
     seconds: float = 60.0,
     most_growth: float = 0.5,
     transform: Transform | None = None,
+    stopwatch: Stopwatch | None = None,
     progress: Progress | None = None,
 ) -> Alignment:
     """Find the padding that makes ``model`` fastest on this machine's CPU, or none.
@@ -84,6 +86,7 @@ def choose_alignment(
         most_growth: Largest growth of a group, as a share of its channels.
         transform: What happens to every model before it is timed, say quantization; must leave the
             model that it is given, or return that one changed.
+        stopwatch: Where models are timed; None for this process.
         progress: Told about every measurement.
 
     Raises:
@@ -97,7 +100,7 @@ def choose_alignment(
         group.name: _options(group, candidates, most_growth)
         for group in sorted(groups, key=lambda group: -group.multiplications)
     }
-    search = _Search(model, feeds, threads, transform, progress or Silence())
+    search = _Search(model, feeds, threads, transform, stopwatch, progress or Silence())
     return search.run({name: some for name, some in options.items() if some}, seconds)
 
 
@@ -120,12 +123,14 @@ class _Search:
         feeds: Feeds,
         threads: int,
         transform: Transform | None,
+        stopwatch: Stopwatch | None,
         progress: Progress,
     ) -> None:
         self._model = model
         self._feeds = feeds
         self._threads = threads
         self._transform = transform
+        self._stopwatch = stopwatch
         self._progress = progress
         self._trials: list[Trial] = []
 
@@ -170,7 +175,14 @@ class _Search:
         return model if self._transform is None else self._transform(model)
 
     def _compare(self, first: ir.Model, second: ir.Model, seconds: float) -> Comparison:
-        return compare_latency(first, second, self._feeds, threads=self._threads, seconds=seconds)
+        return compare_latency(
+            first,
+            second,
+            self._feeds,
+            threads=self._threads,
+            seconds=seconds,
+            stopwatch=self._stopwatch,
+        )
 
     def _note(self, plan: Mapping[str, int], found: Comparison, *, accepted: bool) -> None:
         self._trials.append(Trial(plan, found, accepted))

@@ -33,6 +33,7 @@ from onnxsep.proof import require_equal
 from onnxsep.quality import signal_to_noise_db
 from onnxsep.runtime import Feeds
 from onnxsep.sensitivity import keep_worst_in_float, rank_sensitivity
+from onnxsep.stopwatch import Stopwatch
 from onnxsep.targets import Target
 
 Precision = Literal["fp32", "int8"]
@@ -87,6 +88,7 @@ class Builder:
         threads: int,
         seed: int,
         progress: Progress,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         """Prepare.
 
@@ -100,6 +102,7 @@ class Builder:
             threads: Threads of latency measurements.
             seed: Of every random choice.
             progress: Told about every layer.
+            stopwatch: Where latency is measured; None for this process.
         """
         self._cleaned = cleaned
         self._fit = fit
@@ -110,6 +113,7 @@ class Builder:
         self._threads = threads
         self._seed = seed
         self._progress = progress
+        self._stopwatch = stopwatch
         self._separated: dict[tuple[tuple[str, Decision], ...], RewriteResult] = {}
 
     def build(
@@ -236,6 +240,7 @@ class Builder:
             threads=self._threads,
             seconds=seconds,
             transform=transform,
+            stopwatch=self._stopwatch,
             progress=self._progress,
         ).multiples
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from pathlib import Path
 
 import onnx_ir as ir
@@ -19,6 +18,7 @@ from onnxsep.decision import Decision
 from onnxsep.errors import BudgetError
 from onnxsep.evaluation import Batches, Evaluation
 from onnxsep.latency import Comparison, compare_latency
+from onnxsep.means import Means
 from onnxsep.model import serialized_bytes
 from onnxsep.passes.quantize import QuantizeSettings
 from onnxsep.passes.separate import Calibration
@@ -121,7 +121,7 @@ def search(
     target: Target,
     settings: SearchSettings,
     progress: Progress,
-    executor: Executor | None = None,
+    means: Means,
 ) -> Outcome:
     """Find the fastest model within a budget.
 
@@ -131,16 +131,16 @@ def search(
         single: One input, for timing.
         evaluation: On images that no fit sees.
         budget: What may be lost there.
-        target: Must be measured here.
+        target: Must be measured, here or by the stopwatch of ``means``.
         settings: What the search may do.
         progress: Told about every step.
-        executor: Where fits of candidates run; None runs them here.
+        means: Where fits of candidates run, and where latency is measured.
 
     Raises:
         BudgetError: ``min_speedup`` is out of reach.
     """
     return _Search(
-        cleaned, fit, single, evaluation, budget, target, settings, progress, executor
+        cleaned, fit, single, evaluation, budget, target, settings, progress, means
     ).run()
 
 
@@ -155,7 +155,7 @@ class _Search:
         target: Target,
         settings: SearchSettings,
         progress: Progress,
-        executor: Executor | None = None,
+        means: Means,
     ) -> None:
         self._cleaned = cleaned
         self._single = single
@@ -163,6 +163,7 @@ class _Search:
         self._budget = budget
         self._settings = settings
         self._progress = progress
+        self._stopwatch = means.stopwatch
         self._deadline = Deadline(settings.seconds)
         self._builder = Builder(
             cleaned,
@@ -173,11 +174,12 @@ class _Search:
             settings=settings.quantization,
             threads=settings.threads,
             seed=settings.seed,
+            stopwatch=means.stopwatch,
             progress=progress,
         )
         calibration = Calibration(fit, len(fit.dataset))
         choices = layer_choices(
-            cleaned, calibration, seed=settings.seed, executor=executor, progress=progress
+            cleaned, calibration, seed=settings.seed, executor=means.executor, progress=progress
         )
         self._candidates: dict[Key, Candidate] = {
             (layer.site.name, candidate.decision): candidate
@@ -189,6 +191,7 @@ class _Search:
             threads=settings.threads,
             cache=settings.cache,
             seconds_cap=self._deadline.left(_TIMING_SECONDS),
+            stopwatch=means.stopwatch,
             progress=progress,
         )
         self._planner = Planner(
@@ -346,5 +349,10 @@ class _Search:
 
     def _compare(self, first: ir.Model, second: ir.Model, seconds: float) -> Comparison:
         return compare_latency(
-            first, second, self._single, threads=self._settings.threads, seconds=seconds
+            first,
+            second,
+            self._single,
+            threads=self._settings.threads,
+            seconds=seconds,
+            stopwatch=self._stopwatch,
         )

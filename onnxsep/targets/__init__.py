@@ -87,6 +87,11 @@ _ALL = (
 TARGETS = {target.name: target for target in _ALL}
 
 
+def is_url(name: str) -> bool:
+    """Whether ``name`` is the address of a machine, ``ssh://host``, instead of a target's name."""
+    return "://" in name
+
+
 def get_target(name: str) -> Target:
     """The target called ``name``.
 
