@@ -81,6 +81,9 @@ class QuantizationScheme:
 
 _ON_INTEGERS = WEIGHTED | RESHAPING | _BETWEEN
 _DENSE = frozenset({"Gemm", "MatMul"})
+# What ONNX Runtime's NNAPI provider builds of a group between DequantizeLinear and QuantizeLinear
+# (onnxruntime 1.21, nnapi_builtin/builders); AveragePool is left out, since it wants equal scales.
+_NNAPI_ON_INTEGERS = frozenset({"Conv", "Gemm", "Add", "Mul", "Concat", "Reshape", "Transpose"})
 
 SCHEMES = {
     "cpu": QuantizationScheme(
@@ -110,11 +113,12 @@ SCHEMES = {
     "nnapi": QuantizationScheme(
         "uint8",
         symmetric=False,
-        operators=_ON_INTEGERS - {"DepthToSpace", "LeakyRelu", "MatMul"},
+        operators=_NNAPI_ON_INTEGERS,
         float_results=frozenset(),
         free_batch=False,
         free_size=False,
-        why="NNAPI refuses signed activations and free dimensions",
+        why="NNAPI refuses signed activations and free dimensions, and has no integer form of "
+        "pools, Sigmoid, Flatten and others: quantized, they would cut the graph",
     ),
     "tensorrt": QuantizationScheme(
         "int8",
