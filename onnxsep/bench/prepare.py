@@ -17,11 +17,11 @@ from onnxsep.bench.matrix import Matrix, ModelEntry
 from onnxsep.bench.providers import provider_of
 from onnxsep.bench.record import Cell, ModelFacts
 from onnxsep.bench.variants import (
-    DEFAULT_TYPES,
+    DEFAULT_TARGET,
     fix_dimensions,
+    int8_target,
     make_fp16,
     make_int8,
-    quantization_types,
 )
 from onnxsep.bench.work import count_work
 from onnxsep.data import (
@@ -183,11 +183,11 @@ class Workshop:
         )
 
     def _file_for(self, source: Source, cell: Cell) -> tuple[str, Path, ModelFacts]:
-        types = quantization_types(cell.provider)
+        target = int8_target(cell.provider)
         given = _variant(source.entry, cell.precision)
         parts = [cell.model, cell.precision]
-        if cell.precision == "int8" and given is None and types.name != DEFAULT_TYPES.name:
-            parts.append(types.name)
+        if cell.precision == "int8" and given is None and target != DEFAULT_TARGET:
+            parts.append(target)
         if provider_of(cell.provider).static_shapes:
             parts.append(f"b{cell.batch}")
         key = "/".join(parts)
@@ -204,11 +204,22 @@ class Workshop:
         if given is not None:
             path = self._base / given
         elif cell.precision == "fp16":
-            origin, path = make_fp16(source.path, destination), destination
+            feeds = [self._feeds(source, source.batch or 1)]
+            origin, path = make_fp16(source.path, destination, feeds), destination
         elif cell.precision == "int8":
-            feeds = list(_first(source, _CALIBRATION_IMAGES).batches(source.batch or 1))
-            types = quantization_types(cell.provider)
-            origin, path = make_int8(source.path, destination, feeds, types), destination
+            shapes, batch = None, source.batch or 1
+            if provider_of(cell.provider).static_shapes:
+                # What is to be fixed must be so before: with a free batch nothing is quantized.
+                batch = cell.batch
+                shapes = _shapes(self._feeds(source, batch))
+            # No batch may be smaller than the others where its size is fixed.
+            images = _first(source, _CALIBRATION_IMAGES)
+            usable = max(len(images) - len(images) % batch, batch)
+            feeds = list(
+                source.dataset.subset([i % len(images) for i in range(usable)]).batches(batch)
+            )
+            origin = make_int8(source.path, destination, feeds, int8_target(cell.provider), shapes)
+            path = destination
         if provider_of(cell.provider).static_shapes and _is_dynamic(load_model(path)):
             static = destination.with_suffix(".static.onnx")
             fix_dimensions(path, static, _shapes(self._feeds(source, cell.batch)))

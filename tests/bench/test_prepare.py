@@ -92,7 +92,7 @@ def test_precisions_are_made_for_the_provider(
     value = run(prepared)[0]
     assert value.dtype == np.float32
     assert 0 < np.abs(value - reference).max() < 0.2 * np.abs(reference).max()
-    assert "made with onnxruntime" in prepared.facts.origin
+    assert "made by onnxsep" in prepared.facts.origin
     model = ir.load(prepared.files[MODEL_FILE])
     types = {
         node.inputs[2].dtype.name
