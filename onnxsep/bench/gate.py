@@ -145,7 +145,7 @@ def compare_records(
             judgement = judge(
                 result.rounds,
                 earlier.rounds,
-                pulses=(new.machine_pulse, old.machine_pulse),
+                pulses=(_pulse(new, result.cell.target), _pulse(old, result.cell.target)),
                 comparisons=comparable,
                 fail_if_slower=fail_if_slower,
             )
@@ -338,8 +338,15 @@ def _warnings(new: BenchRecord, old: BenchRecord) -> Iterator[str]:
         yield f"not compared, because only the baseline has it: {missing[0]}{others}"
     if not old.complete:
         yield "the baseline is a run that was not finished"
-    if min(len(_beats(record.machine_pulse)) for record in (new, old)) < FEWEST_ROUNDS:
+    targets = dict.fromkeys(result.cell.target for result in new.cells if result.rounds)
+    beats = [len(_beats(_pulse(record, target))) for record in (new, old) for target in targets]
+    if beats and min(beats) < FEWEST_ROUNDS:
         yield "the machine's own drift since the baseline is unknown: too few rounds"
+
+
+def _pulse(record: BenchRecord, target: str) -> Sequence[float]:
+    """Of the machine that a target is: another one's where there is one, else this one's."""
+    return record.machine_pulses.get(target, record.machine_pulse)
 
 
 def _differences(

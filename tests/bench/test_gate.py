@@ -537,3 +537,18 @@ def test_allowance(text: str, share: float) -> None:
 def test_allowance_without_meaning(text: str, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         parse_allowance(text)
+
+
+def test_drift_of_another_machine_is_that_machines_own(
+    slower: BenchRecord, first: BenchRecord
+) -> None:
+    target = slower.cells[0].cell.target
+    count = len(slower.machine_pulse)
+    # The machine that the target is has slowed down as much as the cell, this one has not.
+    there = tuple(1.12 * value for value in first.machine_pulse)
+    judged_here = [j.verdict for j in judged(compare_records(slower, first, None))]
+    elsewhere = dataclasses.replace(slower, machine_pulses={target: there[:count]})
+    before = dataclasses.replace(first, machine_pulses={target: first.machine_pulse})
+    judged_there = [j.verdict for j in judged(compare_records(elsewhere, before, None))]
+    assert "worse" in judged_here
+    assert "worse" not in judged_there
