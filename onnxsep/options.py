@@ -53,6 +53,8 @@ class Options:
         time_limit: Seconds that the search may take; None for as long as it needs.
         timing_cache: Whether layer times measured earlier on this machine are used.
         plan: A plan of an earlier run to repeat; None decides anew.
+        calibration_cache: File (.json) or folder of activation statistics of earlier runs, used
+            where model, data and settings are the same; None measures anew.
         weight_bits: Of int8 weights, 8 or 7; None for what the processor needs that latency is
             measured on.
         front: Whether the search also finishes the plans beside the best one.
@@ -77,6 +79,7 @@ class Options:
     min_speedup: float | None = None
     time_limit: float | None = None
     timing_cache: bool = True
+    calibration_cache: Path | None = None
     weight_bits: int | None = None
     front: bool = False
     plan: Path | None = None

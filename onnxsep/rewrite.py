@@ -138,6 +138,7 @@ def search_settings(options: Options) -> SearchSettings:
         min_speedup=options.min_speedup,
         seconds=options.time_limit,
         cache=default_cache_path() if options.timing_cache else None,
+        calibration_cache=options.calibration_cache,
         quantization=QuantizeSettings(target=options.target, bits=options.weight_bits),
         aligns="align_channels" in options.passes,
         front=options.front,
@@ -158,6 +159,7 @@ def make_builder(
         threads=options.threads,
         seed=options.seed,
         stopwatch=means.stopwatch,
+        cache=options.calibration_cache,
         progress=progress,
     )
 

@@ -11,8 +11,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from onnxsep.errors import InputError
-from onnxsep.model import PROTOBUF_LIMIT_BYTES, weight_bytes
+from onnxsep.errors import InputError, OutputError
+from onnxsep.weights import is_large, save_beside
 
 _SILENT = 4  # onnxruntime's log severity "fatal": what matters reaches the user as our own error
 
@@ -20,17 +20,18 @@ Feeds = Mapping[str, np.ndarray]
 
 
 def make_session(
-    model: ir.Model, *, threads: int = 0, label: str = "the model"
+    model: ir.Model | Path, *, threads: int = 0, label: str = "the model"
 ) -> onnxruntime.InferenceSession:
     """An onnxruntime session on the CPU provider.
 
     Args:
-        model: Left unchanged.
+        model: Left unchanged; or the file of one, which is then taken as it is.
         threads: Threads inside one operator; 0 leaves the choice to onnxruntime (all cores).
         label: What the error message calls the model.
 
     Raises:
         InputError: onnxruntime cannot load the model.
+        OutputError: The temporary folder has no room for the weights of a large one.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -40,6 +41,8 @@ def make_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with _serialized(model) as source:
         try:
+            if isinstance(model, ir.Model) and isinstance(source, str):
+                source = _fused(model, Path(source))
             return onnxruntime.InferenceSession(
                 source, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
@@ -48,15 +51,49 @@ def make_session(
 
 
 @contextlib.contextmanager
-def _serialized(model: ir.Model) -> Iterator[bytes | str]:
+def _serialized(model: ir.Model | Path) -> Iterator[bytes | str]:
     """The model as bytes, or as a temporary file where it is too large for one message."""
-    if weight_bytes(model) < PROTOBUF_LIMIT_BYTES:
+    if isinstance(model, Path):
+        yield str(model)
+        return
+    if not is_large(model):
         yield ir.to_proto(model).SerializeToString()
         return
     with tempfile.TemporaryDirectory(prefix="onnxsep-") as folder:
-        path = Path(folder, "model.onnx")
-        ir.save(model, path, format="protobuf", external_data="model.data")
+        try:
+            path = save_beside(model, Path(folder))
+        except OSError as error:
+            raise OutputError(
+                f"a model above 2 GB needs as much room again in {tempfile.gettempdir()} "
+                f"({error.strerror or error}); set TMPDIR to a folder with more"
+            ) from error
         yield str(path)
+
+
+def _fused(model: ir.Model, path: Path) -> str:
+    """The file of a large model with BatchNormalization fused by onnxruntime, and nothing else.
+
+    In one go onnxruntime would hold the weights twice: fused, and again in the order its kernels
+    like. Written down between the two, they are in memory once; the session is the same.
+    """
+    if not any(node.op_type == "BatchNormalization" for node in model.graph.all_nodes()):
+        return str(path)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _SILENT
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    fused = path.with_name("fused.onnx")
+    options.optimized_model_filepath = str(fused)
+    beside = "session.optimized_model_external_initializers_"
+    options.add_session_config_entry(f"{beside}file_name", "fused.data")
+    options.add_session_config_entry(f"{beside}min_size_in_bytes", "1024")
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+    )
+    for file in path.parent.iterdir():
+        if not file.name.startswith("fused"):
+            file.unlink()
+    return str(fused)
 
 
 def run(session: onnxruntime.InferenceSession, feeds: Feeds, *, label: str) -> list[np.ndarray]:

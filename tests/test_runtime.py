@@ -6,7 +6,6 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxsep import runtime
 from onnxsep.errors import InputError
 from onnxsep.runtime import cut_model, first_line, make_session, run
 
@@ -24,11 +23,22 @@ def test_largest_models_go_through_a_file(monkeypatch: pytest.MonkeyPatch) -> No
     model = net("a = MatMul (x, w) t = Transpose (w) y = MatMul (a, t)", w=weight)
     values = normal(3, 4)
     (expected,) = run(make_session(model, threads=1), {"x": values}, label="it")
-    monkeypatch.setattr(runtime, "PROTOBUF_LIMIT_BYTES", 0)
+    monkeypatch.setattr("onnxsep.weights.PROTOBUF_LIMIT_BYTES", 0)
     (found,) = run(make_session(model, threads=1), {"x": values}, label="it")
     np.testing.assert_array_equal(found, expected)
     assert isinstance(model.graph.initializers["w"].const_value, ir.TensorProtocol)
     np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), weight)
+
+
+def test_largest_models_with_batchnorm_are_fused_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = {name: normal(4) for name in ("g", "b", "m")} | {"v": np.ones(4, np.float32)}
+    body = "a = MatMul (x, w) y = BatchNormalization (a, g, b, m, v)"
+    model = net(body, w=normal(4, 4), **arrays)
+    values = normal(3, 4)
+    (expected,) = run(make_session(model, threads=1), {"x": values}, label="it")
+    monkeypatch.setattr("onnxsep.weights.PROTOBUF_LIMIT_BYTES", 0)
+    (found,) = run(make_session(model, threads=1), {"x": values}, label="it")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_session_runs_on_the_cpu_with_the_threads_asked_for() -> None:

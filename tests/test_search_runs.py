@@ -201,3 +201,22 @@ def test_layers_that_cost_most_stay_in_float(
     assert record.quality[0].quality.worst_snr_db >= least_db
     assert record.fusion is not None
     assert record.fusion.integer == record.fusion.convolutions - len(in_float)
+
+
+def test_statistics_are_kept_and_used_again(
+    network: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = settings(
+        images, precision="int8", passes=("quantize",), calibration_cache=tmp_path / "cache"
+    )
+    first = optimize(network, options, output=tmp_path / "first.onnx")
+    kept = list((tmp_path / "cache").iterdir())
+    assert len(kept) == 1
+
+    def measured(*_: object, **__: object) -> None:
+        raise AssertionError("swept again")
+
+    monkeypatch.setattr("onnxsep.calibrate.cache.collect_statistics", measured)
+    optimize(network, options, output=tmp_path / "second.onnx")
+    assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()
+    assert first.record.precision == "int8"

@@ -14,35 +14,59 @@ import functools
 import itertools
 import math
 import os
+import queue
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 
 from onnxsep.calibrate.histogram import HistogramBuilder
 from onnxsep.calibrate.ranges import ValueStatistics, check_finite
-from onnxsep.calibrate.taps import TapPlan, plan_taps
+from onnxsep.calibrate.tapped import (
+    FLOAT_TYPES,
+    POOLING,
+    OutputMemory,
+    Pooled,
+    TappedSession,
+    tapped_sessions,
+)
+from onnxsep.calibrate.taps import TapChoice, choose_taps, not_a_float
 from onnxsep.errors import InputError
 from onnxsep.progress import Progress, Silence
-from onnxsep.runtime import Feeds, cut_model, make_session, run
+from onnxsep.runtime import Feeds
 
 # Numbers of the largest input in one batch: enough that NumPy's cost per call does not show on
 # small images, little enough that values are still in the cache when they are looked at (measured
-# on MobileNetV2: batches of 13 images take a quarter longer per image than single ones).
-NUMBERS_PER_BATCH = 2**17
+# on ResNet56 and CIFAR-10: batches of 42 images take half as long again per image as those of 8; on
+# MobileNetV2, batches of 13 a quarter longer than single ones).
+NUMBERS_PER_BATCH = 2**15
 _LARGEST_BATCH = 50
 
 DEFAULT_MEMORY_LIMIT_BYTES = 768 * 2**20
 
 # So many elements of each value go into the histogram for each entry of the first axis, which is
-# the batch as a rule. The error of the MSE range on unseen images is then about five per cent
-# above that from a histogram of all elements with 64 images, one with 512 (CIFAR-10 networks).
+# the batch as a rule...
 _SAMPLES_PER_IMAGE = 1024
+# ...and one in so many, if that is more: ranges hang on the few largest. The error of the MSE range
+# on all elements is then five to ten per cent above that from a histogram of them all with 32 to 64
+# images (CIFAR-10 networks, SqueezeNet), and one per cent with 512.
+_ONE_IN = 32
 # They are taken in runs of so many neighbours: each costs one access to memory.
 _RUN = 8
+
+# Of a large value, so many elements are looked at together: half of a core's second-level cache on
+# common machines.
+_PIECE = 2**16
+
+# What the statistics of the same data depend on beside the division into batches.
+SAMPLING: Mapping[str, int] = {
+    "samples": _SAMPLES_PER_IMAGE,
+    "one in": _ONE_IN,
+    "run": _RUN,
+    **POOLING,
+}
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -98,9 +122,21 @@ def collect_statistics(
         raise InputError("there are no calibration data: not a single batch")
     # Fewer batches than cores: let the cores share the work on each.
     concurrent = workers if len(first) == workers else 1
-    plan = plan_taps(model, values, first[0], memory_limit // concurrent)
-    sweeper = _Sweeper(model, plan, first[0], 1 if concurrent > 1 else workers)
-    merger = _Merger(plan)
+    choice = choose_taps(model, values, first[0])
+    sessions = tapped_sessions(
+        model,
+        first[0],
+        choice.tapped,
+        lowest=choice.lowest,
+        memory_limit=memory_limit // concurrent,
+        threads=1 if concurrent > 1 else workers,
+    )
+    for session in sessions:
+        for name, kind in zip(session.names, session.types, strict=True):
+            if values is not None and kind not in FLOAT_TYPES:
+                raise not_a_float(name)
+    sweeper = _Sweeper(choice, sessions, concurrent)
+    merger = _Merger(choice)
     listener.stage("measuring activations")
     for digests in _in_order(sweeper, itertools.chain(first, source), concurrent):
         merger.add(digests)
@@ -120,29 +156,38 @@ class _Digest(NamedTuple):
 class _Sweeper:
     """Runs batches; may be used by several threads at a time."""
 
-    def __init__(self, model: ir.Model, plan: TapPlan, example: Feeds, threads: int) -> None:
-        self._fed = plan.fed
-        self._groups = [
-            (group, _tapped_session(model, example, group, threads)) for group in plan.groups
-        ]
+    def __init__(
+        self, choice: TapChoice, sessions: Sequence[TappedSession], concurrent: int
+    ) -> None:
+        self._choice = choice
+        self._sessions = sessions
+        self._memories: queue.SimpleQueue[OutputMemory] = queue.SimpleQueue()
+        for _ in range(concurrent):
+            self._memories.put(OutputMemory())
 
     def digests(self, number: int, feeds: Feeds) -> dict[str, _Digest]:
         """Of every value that is fed or handed out, for the batch of this number."""
-        found = {name: _digest(name, np.asarray(feeds[name]), number) for name in self._fed}
-        for names, session in self._groups:
-            needed = {value.name: feeds[value.name] for value in session.get_inputs()}
-            outputs = run(session, needed, label="the model")
-            for name, value in zip(names, outputs, strict=True):
-                # A sequence, or integers that shape inference did not know.
-                if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-                    found[name] = _digest(name, value, number)
+        found = {name: _digest(name, np.asarray(feeds[name]), number) for name in self._choice.fed}
+        memory = self._memories.get()
+        try:
+            for session in self._sessions:
+                outputs = session.run(feeds, memory)
+                for name, value in zip(session.names, outputs, strict=True):
+                    if isinstance(value, Pooled):
+                        found[name] = _pooled_digest(name, value, number)
+                    # Else a sequence, or integers that nobody knew of.
+                    elif isinstance(value, np.ndarray) and value.dtype.kind == "f":
+                        lowest = self._choice.lowest.get(name, -math.inf)
+                        found[name] = _digest(name, value, number, lowest)
+        finally:
+            self._memories.put(memory)
         return found
 
 
 class _Merger:
     """Puts digests together, in the order of the batches."""
 
-    def __init__(self, plan: TapPlan) -> None:
+    def __init__(self, plan: TapChoice) -> None:
         self._names = plan.names
         # What a builder's results belong to: the value itself, then what is derived from it.
         self._members: dict[str, list[str]] = {
@@ -194,23 +239,15 @@ def _in_order(
                 future.cancel()
 
 
-def _tapped_session(
-    model: ir.Model, example: Feeds, names: Sequence[str], threads: int
-) -> onnxruntime.InferenceSession:
-    part = cut_model(model, [example], names)
-    declared = {value.name: value.shape for value in model.graph.inputs}
-    for value in part.graph.inputs:
-        # Later batches may differ from the example wherever the model lets them.
-        shape = declared[value.name]
-        value.shape = (
-            None
-            if shape is None
-            else ir.Shape([axis if isinstance(axis, int) else None for axis in shape])
-        )
-    return make_session(part, threads=threads)
+def _digest(name: str, value: np.ndarray, number: int, lowest: float = -math.inf) -> _Digest:
+    """What is kept of one value in one batch.
 
-
-def _digest(name: str, value: np.ndarray, number: int) -> _Digest:
+    Args:
+        name: For errors.
+        value: Overwritten later: nothing of it is kept but copies.
+        number: Of the batch.
+        lowest: What no element is below.
+    """
     flat = value.reshape(-1)
     if flat.dtype != np.float32:
         # Narrowed before anything else, so that the sample cannot lie outside the extremes.
@@ -218,26 +255,74 @@ def _digest(name: str, value: np.ndarray, number: int) -> _Digest:
             flat = flat.astype(np.float32)
     if not flat.size:
         return _Digest(math.inf, -math.inf, 0, flat)
-    minimum, maximum = float(np.minimum.reduce(flat)), float(np.maximum.reduce(flat))
+    sample = _sample(flat.reshape(value.shape), number, flat.size)
+    minimum, maximum = _extremes(flat, sample, lowest)
     check_finite(name, minimum, maximum)
-    step = _sampling_step(value.shape)
-    if step == 1:
-        return _Digest(minimum, maximum, flat.size, flat.copy())
-    runs = flat[: flat.size // _RUN * _RUN].reshape(-1, _RUN)
-    # A copy: a view would keep the whole value alive.
-    sample = runs[_sampling_start(number, step) :: step].copy()
     return _Digest(minimum, maximum, flat.size, sample)
 
 
+def _pooled_digest(name: str, value: Pooled, number: int) -> _Digest:
+    """The same of a value without negative elements, of which not all are at hand.
+
+    Its minimum is 0 where an element of the sample is, else that of the lattice; no range depends
+    on it.
+    """
+    sample = _sample(value.lattice, number, value.size)
+    minimum = float(np.minimum.reduce(sample, axis=None))
+    if minimum > 0:
+        minimum = float(np.minimum.reduce(value.lattice, axis=None))
+    maximum = float(np.maximum.reduce(value.largest, axis=None))
+    check_finite(name, minimum, maximum)
+    return _Digest(minimum, maximum, value.size, sample)
+
+
+def _sample(value: np.ndarray, number: int, size: int) -> np.ndarray:
+    """A copy of some elements: a view would keep all of them alive, and they are overwritten.
+
+    Args:
+        value: The elements at hand.
+        number: Of the batch.
+        size: Of all elements, be they at hand or not.
+    """
+    flat, step = value.reshape(-1), _sampling_step(value.shape, size)
+    if step == 1:
+        return flat.copy()
+    runs = flat[: flat.size // _RUN * _RUN].reshape(-1, _RUN)
+    return runs[_sampling_start(number, step) :: step].copy()
+
+
+def _extremes(flat: np.ndarray, sample: np.ndarray, lowest: float) -> tuple[float, float]:
+    """Minimum and maximum of all elements, NaN if one is.
+
+    Args:
+        flat: All elements.
+        sample: Some of them.
+        lowest: What none is below; where the sample reaches it, it is the minimum.
+    """
+    if flat.size <= 2 * _PIECE:
+        return float(np.minimum.reduce(flat)), float(np.maximum.reduce(flat))
+    if float(np.minimum.reduce(sample, axis=None)) == lowest:
+        return lowest, float(np.maximum.reduce(flat))
+    # Both of one piece before the next, while it is in the cache.
+    pieces = [flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE)]
+    extremes = [(np.minimum.reduce(piece), np.maximum.reduce(piece)) for piece in pieces]
+    minima, maxima = zip(*extremes, strict=True)
+    return float(np.min(minima)), float(np.max(maxima))
+
+
 @functools.lru_cache(maxsize=4096)
-def _sampling_step(shape: tuple[int, ...]) -> int:
-    """Distance between the runs of a sample, without a factor in common with any axis."""
+def _sampling_step(shape: tuple[int, ...], size: int) -> int:
+    """Distance between the runs of a sample, without a factor in common with any axis.
+
+    Args:
+        shape: Of the elements at hand.
+        size: Of all elements.
+    """
     images = shape[0] if len(shape) > 1 else 1
-    size = math.prod(shape)
-    step = size // (images * _SAMPLES_PER_IMAGE)
+    step = math.prod(shape) // max(images * _SAMPLES_PER_IMAGE, size // _ONE_IN)
     if step <= 1:
         return 1
-    while math.gcd(step, size) > 1:
+    while math.gcd(step, math.prod(shape)) > 1:
         step += 1
     return step
 

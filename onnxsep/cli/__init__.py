@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -40,5 +41,20 @@ def main() -> None:
     except OSError as error:
         if debug:
             raise
-        print_error(f"cannot write to standard output: {error.strerror or error}")
+        print_error(_sentence(error))
         raise SystemExit(6) from None
+
+
+def _sentence(error: OSError) -> str:
+    """What the system refused, where our own code did not foresee it."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {reason}"
+    if error.errno == errno.ENOSPC:
+        import tempfile
+
+        return (
+            f"{reason}: standard output or the temporary folder {tempfile.gettempdir()} is full; "
+            "make room, or set TMPDIR to another folder"
+        )
+    return f"cannot write to standard output: {reason}"

@@ -7,7 +7,12 @@ from typing import Annotated
 import typer
 
 from onnxsep.cli.bench import bench_command
+from onnxsep.cli.check import check_command
+from onnxsep.cli.compare import compare_command
+from onnxsep.cli.doctor import doctor_command
+from onnxsep.cli.inspect import inspect_command
 from onnxsep.cli.optimize import optimize_command
+from onnxsep.cli.targets import targets_command
 
 app = typer.Typer(
     name="onnxsep",
@@ -20,6 +25,11 @@ app = typer.Typer(
 )
 app.command("optimize")(optimize_command)
 app.command("bench")(bench_command)
+app.command("inspect")(inspect_command)
+app.command("compare")(compare_command)
+app.command("check")(check_command)
+app.command("targets")(targets_command)
+app.command("doctor")(doctor_command)
 
 
 def _print_version(wanted: bool) -> None:

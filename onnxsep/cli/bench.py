@@ -54,9 +54,9 @@ _DEFAULT_FOLDER = "bench-results"
 
 
 def bench_command(
-    matrix: Annotated[Path, typer.Argument(help="The matrix.", show_default=True)] = Path(
-        "bench.yaml"
-    ),
+    matrix: Annotated[
+        Path, typer.Argument(readable=False, help="The matrix.", show_default=True)
+    ] = Path("bench.yaml"),
     only: Annotated[
         list[str] | None,
         typer.Option(

@@ -39,7 +39,9 @@ _SUFFIXES = (".json", ".csv", ".md", ".html")
 
 
 def inspect_command(
-    model: Annotated[Path, typer.Argument(help="The ONNX model; it is never changed.")],
+    model: Annotated[
+        Path, typer.Argument(readable=False, help="The ONNX model; it is never changed.")
+    ],
     data: Annotated[
         str | None,
         typer.Option(

@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from onnxsep.errors import ConfigurationError, InterruptedRunError
-
-if TYPE_CHECKING:
-    from onnxsep.data import Preprocessing
+from onnxsep.errors import InterruptedRunError
 
 _HELP = """Rewrite standard convolutions into separable ones, fold BatchNormalization, and verify.
 
@@ -27,10 +24,13 @@ with it, the result is fitted to what the network really sees.
 
   onnxsep optimize model.onnx --data train.npz --test-data test.npz
 
+  onnxsep optimize model.onnx --data train.npz --target ssh://pi@board
+
   onnxsep optimize model.onnx --passes simplify,fold_batchnorm -o clean.onnx
 
 Exit codes: 0 done and within the budget, 2 bad option, 3 bad model or data, \
-4 budget not reachable, 5 verification failed, 6 result not writable, 130 interrupted.
+4 budget not reachable, 5 verification failed, 6 result not writable, 8 other machine not \
+reachable, 130 interrupted.
 """
 
 _DATA = "Data"
@@ -40,7 +40,9 @@ _REPORTS = ("table", "json")
 
 
 def optimize_command(
-    model: Annotated[Path, typer.Argument(help="The ONNX model; it is never changed.")],
+    model: Annotated[
+        Path, typer.Argument(readable=False, help="The ONNX model; it is never changed.")
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
@@ -138,7 +140,8 @@ def optimize_command(
     target: Annotated[
         str,
         typer.Option(
-            help="Where the model will run: cpu, cpu-arm, xnnpack, nnapi, cuda or tensorrt."
+            help="Where the model will run: cpu, cpu-arm, xnnpack, nnapi, cuda or tensorrt; or a "
+            "machine to measure on: ssh://USER@HOST, with :PORT and /PATH/TO/PYTHON if needed."
         ),
     ] = "cpu",
     passes: Annotated[
@@ -169,9 +172,28 @@ def optimize_command(
             help="Use layer times measured earlier on this machine.",
         ),
     ] = True,
+    calibration_cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder (or .json file) of activation statistics: kept there, and used again for "
+            "the same model and data.",
+            rich_help_panel=_DATA,
+            show_default=False,
+        ),
+    ] = None,
     threads: Annotated[
         int, typer.Option(help="Threads in the latency measurement; 0 for all cores.")
     ] = 1,
+    workers: Annotated[
+        int, typer.Option(help="Processes for fits; 0 fits in this one, layer by layer.")
+    ] = 0,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            help="Fit on the Dask cluster with this scheduler, tcp://HOST:PORT (extra: dask).",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
     plan: Annotated[
         Path | None,
@@ -190,7 +212,10 @@ def optimize_command(
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(help="Also write the report as JSON to this file.", rich_help_panel=_OUTPUT),
+        typer.Option(
+            help="Also write a report: .html with plots, .md for a pull request, .csv or .json.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = None,
     json: Annotated[
         bool,
@@ -220,13 +245,15 @@ def optimize_command(
     """Filled in below."""
     del debug  # main() looks for it, so that it works for errors of every kind.
     from onnxsep.cli.console import LiveProgress, PlainProgress, make_console
+    from onnxsep.cli.preprocessing import preprocessing_from
     from onnxsep.decision import check_form
+    from onnxsep.executors import executor_for
     from onnxsep.model import default_output_path
     from onnxsep.options import Options, check_report
     from onnxsep.pipeline import optimize
     from onnxsep.progress import Progress, Silence
     from onnxsep.quality import load_metric
-    from onnxsep.report.record import write_record
+    from onnxsep.report.files import write_report
     from onnxsep.report.terminal import print_record
 
     destination = output or default_output_path(model)
@@ -236,7 +263,7 @@ def optimize_command(
         data=data,
         test_data=test_data,
         samples=samples,
-        preprocessing=_preprocessing(preset, mean, std, scale, layout, color),
+        preprocessing=preprocessing_from(preset, mean, std, scale, layout, color),
         target=target,
         passes=_split_passes(passes),
         rank=int(rank) if rank is not None and rank.is_integer() else rank,
@@ -248,6 +275,7 @@ def optimize_command(
         time_limit=time_limit,
         plan=plan,
         timing_cache=timing_cache,
+        calibration_cache=calibration_cache,
         metric=None if metric is None else load_metric(metric),
         label_offset=label_offset,
         threads=threads,
@@ -270,6 +298,7 @@ def optimize_command(
                 output=None if dry_run else destination,
                 force=force,
                 pareto=pareto,
+                executor=stack.enter_context(executor_for(workers, dask)),
                 progress=listener,
             )
         except KeyboardInterrupt as interrupt:
@@ -279,7 +308,7 @@ def optimize_command(
                 f"interrupted; {destination if written else 'nothing'} was written"
             ) from interrupt
     if report is not None:
-        write_record(result.record, report)
+        write_report(result.record, report)
     if json:
         sys.stdout.write(result.record.to_json())
     elif not quiet:
@@ -296,40 +325,6 @@ def optimize_command(
 optimize_command.__doc__ = _HELP
 
 
-def _preprocessing(
-    preset: str | None,
-    mean: str | None,
-    std: str | None,
-    scale: str | None,
-    layout: str | None,
-    color: str | None,
-) -> Preprocessing | None:
-    """The preprocessing that the options describe, None if they say nothing."""
-    given = {"mean": mean, "std": std, "scale": scale, "layout": layout, "color": color}
-    if preset is None and not any(given.values()):
-        return None
-    import dataclasses
-
-    from onnxsep.data import PRESETS, Preprocessing
-
-    if preset is not None and preset not in PRESETS:
-        raise ConfigurationError(
-            f"unknown preset {preset!r}; known are {', '.join(sorted(PRESETS))}"
-        )
-    base = Preprocessing() if preset is None else PRESETS[preset]
-    changes: dict[str, object] = {}
-    for name in ("mean", "std"):
-        text = given[name]
-        if text is not None:
-            changes[name] = tuple(_number(part, f"--{name}") for part in text.split(","))
-    if scale is not None:
-        changes["scale"] = _number(scale, "--scale")
-    changes.update({name: given[name] for name in ("layout", "color") if given[name] is not None})
-    if changes:
-        changes["name"] = "custom" if preset is None else f"{preset}, changed"
-    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
-
-
 def _fingerprint(path: Path) -> tuple[int, int] | None:
     """What changes when a file is replaced; None where there is none."""
     try:
@@ -337,17 +332,6 @@ def _fingerprint(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns
-
-
-def _number(text: str, option: str) -> float:
-    """A number, or a fraction such as 1/255."""
-    numerator, slash, denominator = text.partition("/")
-    try:
-        return float(numerator) / float(denominator) if slash else float(numerator)
-    except (ValueError, ZeroDivisionError):
-        raise ConfigurationError(
-            f"{option} takes numbers such as 0.5 or 1/255, not {text!r}"
-        ) from None
 
 
 def _split_passes(text: str) -> tuple[str, ...]:

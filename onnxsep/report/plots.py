@@ -108,11 +108,11 @@ class Boxes:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two values of one label."""
+    """Two values of one label, or one: the second is None then."""
 
     label: str
     first: float
-    second: float
+    second: float | None = None
 
 
 def key(category: int, name: str) -> Html:
@@ -184,14 +184,37 @@ def boxes(lines: Sequence[Boxes], words: Words) -> Html:
 
 
 def pairs(lines: Sequence[Pair], words: Words) -> Html:
-    """Two bars per label: the first filled, the second in outline."""
-    with _bands([line.label for line in lines], 34, words) as (axes, finish):
+    """Two bars per label: the first filled, the second in outline; one where all have one value."""
+    single = all(line.second is None for line in lines)
+    with _bands([line.label for line in lines], 20 if single else 34, words) as (axes, finish):
         for place, line in enumerate(lines):
+            if single:
+                axes.barh(place, line.first, 0.6, color=_PAINTS[0])
+                continue
             axes.barh(place - 0.19, line.first, 0.34, color=_PAINTS[0])
             axes.barh(
-                place + 0.19, line.second, 0.34, color=_BACK, edgecolor=_PAINTS[1], linewidth=1.6
+                place + 0.19,
+                line.second or 0.0,
+                0.34,
+                color=_BACK,
+                edgecolor=_PAINTS[1],
+                linewidth=1.6,
             )
         axes.set_xlim(left=0)
+        return finish()
+
+
+def trend(values: Sequence[float], words: Words) -> Html:
+    """Values one after the other, numbered from 1; ``nan`` leaves a gap."""
+    from matplotlib.ticker import MaxNLocator
+
+    with _axes(words, _WIDTH * 0.6, _LEFT) as (axes, finish):
+        places = range(1, len(values) + 1)
+        axes.plot(places, values, color=_PAINTS[0], linewidth=1.4, marker="o", markersize=3)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.grid(visible=True, axis="y", color=_LINE, linewidth=0.8)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel(printable(words.y), color=_MUTED)
         return finish()
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from onnxsep.errors import OutputError
 from onnxsep.latency import Comparison
 from onnxsep.model import atomic_file
 from onnxsep.quality import Quality
+from onnxsep.report.head import record_text
 
 SCHEMA_VERSION = 1
 
@@ -120,6 +119,25 @@ class QualityRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class FusionRow:
+    """What a runtime makes of the convolutions of a quantized model.
+
+    Attributes:
+        provider: Of onnxruntime.
+        convolutions: How many there are.
+        integer: How many run on integers.
+        in_float: Names of those that were never quantized.
+        unfused: Those between quantized values that run in float all the same: node, code, reason.
+    """
+
+    provider: str
+    convolutions: int
+    integer: int
+    in_float: list[str]
+    unfused: list[dict[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Record:
     """One run of ``optimize``.
 
@@ -148,6 +166,10 @@ class Record:
         seconds: Wall time of the run.
         precision: Of the result: ``fp32``, ``int8`` or ``fp16``.
         trials: Results built and measured by the search, in order.
+        fusion: What ONNX Runtime's CPU provider makes of the convolutions of an int8 result; None
+            where nothing was quantized.
+        kind: Always ``optimize``.
+        created: When the run began: UTC, ISO 8601.
     """
 
     schema: int
@@ -173,6 +195,9 @@ class Record:
     seconds: float
     precision: str = "fp32"
     trials: list[TrialRow] = dataclasses.field(default_factory=list)
+    fusion: FusionRow | None = None
+    kind: str = "optimize"
+    created: str = ""
 
     @property
     def separated(self) -> list[LayerRow]:
@@ -196,16 +221,7 @@ class Record:
 
         JSON knows neither NaN nor infinity: such numbers become null.
         """
-        plain = _finite(dataclasses.asdict(self))
-        return json.dumps(plain, indent=2, sort_keys=True, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return record_text(self)
 
 
 def write_record(record: Record, path: Path) -> None:

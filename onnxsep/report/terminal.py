@@ -22,6 +22,7 @@ def print_record(record: Record, console: Console, report: Path | None) -> None:
     """Print what was done, layer by layer, and what it brought."""
     console.print(_layer_table(record))
     _print_passes(record, console)
+    _print_fusion(record, console)
     console.print(_total_table(record))
     for warning in record.warnings:
         console.print(f"note: {printable(warning)}", style="yellow")
@@ -50,6 +51,19 @@ def _print_passes(record: Record, console: Console) -> None:
                 continue
             name = shortened(refusal["node"], _NAME_WIDTH)
             console.print(f"  refused {name}: {printable(refusal['reason'])}")
+
+
+def _print_fusion(record: Record, console: Console) -> None:
+    fusion = record.fusion
+    if fusion is None:
+        return
+    console.print(
+        f"int8: {fusion.integer} of {fusion.convolutions} convolutions run on integers in "
+        f"{fusion.provider}"
+    )
+    for one in fusion.unfused:
+        name = shortened(one["node"], _NAME_WIDTH)
+        console.print(f"  in float all the same, {name}: {printable(one['reason'])}")
 
 
 def _layer_table(record: Record) -> Table:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxsep.calibrate.cache import collect_cached, fingerprint
 from onnxsep.calibrate.ranges import RangeMethod, ValueStatistics
-from onnxsep.calibrate.sweep import collect_statistics
 from onnxsep.convolution import find_convolutions
 from onnxsep.decision import Decision
 from onnxsep.evaluation import Batches, collect_outputs
@@ -89,6 +90,7 @@ class Builder:
         seed: int,
         progress: Progress,
         stopwatch: Stopwatch | None = None,
+        cache: Path | None = None,
     ) -> None:
         """Prepare.
 
@@ -103,6 +105,7 @@ class Builder:
             seed: Of every random choice.
             progress: Told about every layer.
             stopwatch: Where latency is measured; None for this process.
+            cache: File or folder of activation statistics, see `collect_cached`; None keeps none.
         """
         self._cleaned = cleaned
         self._fit = fit
@@ -114,6 +117,8 @@ class Builder:
         self._seed = seed
         self._progress = progress
         self._stopwatch = stopwatch
+        self._cache = cache
+        self._range_fingerprint: str | None = None
         self._separated: dict[tuple[tuple[str, Decision], ...], RewriteResult] = {}
 
     def build(
@@ -200,7 +205,18 @@ class Builder:
     def _statistics(self, model: ir.Model) -> Mapping[str, ValueStatistics]:
         self._progress.stage("calibrating int8")
         wanted = values_to_calibrate(model, self._settings)
-        return collect_statistics(model, self._range_images(), wanted, threads=0)
+        images = self._range_images()
+        if self._cache is not None and self._range_fingerprint is None:
+            self._range_fingerprint = fingerprint(images)
+        return collect_cached(
+            model,
+            images,
+            wanted,
+            cache=self._cache,
+            data_fingerprint=self._range_fingerprint,
+            threads=0,
+            progress=self._progress,
+        )
 
     def skeleton(
         self, plan: Plan, factors: Mapping[tuple[str, Decision], Factors], precision: Precision

@@ -60,6 +60,7 @@ class SearchSettings:
             fastest plan within the budget.
         seconds: Time for the whole search; None for as long as it needs.
         cache: File of layer times measured before; None keeps none.
+        calibration_cache: Of activation statistics, see `collect_cached`; None keeps none.
         quantization: Settings of int8.
         aligns: Whether channel counts may be padded.
         front: Also carry out plans beside the best one, for a Pareto front.
@@ -71,6 +72,7 @@ class SearchSettings:
     min_speedup: float | None = None
     seconds: float | None = None
     cache: Path | None = None
+    calibration_cache: Path | None = None
     quantization: QuantizeSettings = dataclasses.field(default_factory=QuantizeSettings)
     aligns: bool = True
     front: bool = False
@@ -175,6 +177,7 @@ class _Search:
             threads=settings.threads,
             seed=settings.seed,
             stopwatch=means.stopwatch,
+            cache=settings.calibration_cache,
             progress=progress,
         )
         calibration = Calibration(fit, len(fit.dataset))
