@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import onnx_ir as ir
 
+from onnxsep.weights import kept_array
+
 # A weight behind more of these than anyone exports is not worth chasing.
 _MAX_CHAIN = 8
 
@@ -110,7 +112,7 @@ def add_initializer(
     """
     name = unique_value_name(graph, wanted) if names is None else names.take(wanted)
     # Not ascontiguousarray: that makes a one-element vector of a scalar.
-    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
+    tensor = ir.tensor(kept_array(graph, np.asarray(array, order="C")), name=name)
     value = ir.Value(
         name=name,
         const_value=tensor,

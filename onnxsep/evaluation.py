@@ -67,14 +67,19 @@ def collect_outputs(
     """All outputs by name, samples along the first axis.
 
     Raises:
-        InputError: The model cannot be loaded or fails on the data, or an output changes its size
-            from batch to batch.
+        InputError: The model cannot be loaded or fails on the data, or an output is no tensor or
+            changes its size from batch to batch.
     """
     session = make_session(model, threads=threads, label=label)
     names = [output.name for output in session.get_outputs()]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for feeds in batches:
         for name, value in zip(names, run(session, feeds, label=label), strict=True):
+            if isinstance(value, list | dict) or value is None:
+                raise InputError(
+                    f"the output '{name}' of {label} is a sequence, a map or optional; onnxsep "
+                    "compares tensors only"
+                )
             array = np.asarray(value)
             parts[name].append(array if array.ndim else array[None])
     try:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import tempfile
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,37 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from onnxsep.errors import InputError, OutputError
+from onnxsep.external_data import check_external_data, external_files, graphs_of, tensors_of
+from onnxsep.files import (
+    atomic_file,
+    claimed,
+    finish,
+    folder_lock,
+    sync_folder,
+    unfinished_file,
+)
+from onnxsep.weights import (
+    PROTOBUF_LIMIT_BYTES,
+    is_large,
+    map_weights,
+    weight_bytes,
+    write_weights,
+)
 
-# Protobuf refuses messages of 2 GiB; the margin leaves room for the graph around the weights.
-PROTOBUF_LIMIT_BYTES = 2**31 - 2**26
+__all__ = [
+    "PROTOBUF_LIMIT_BYTES",
+    "atomic_file",
+    "default_output_path",
+    "external_files",
+    "is_large",
+    "load_model",
+    "model_bytes",
+    "save_model",
+    "serialized_bytes",
+    "weight_bytes",
+]
+
 _PROTOBUF_MOST_BYTES = 2**31 - 1
-
-# Not made from the model's own name: that may be as long as the file system allows.
-_TEMPORARY_PREFIX = ".onnxsep-"
 _LONGEST_REASON = 240
 
 
@@ -50,11 +72,12 @@ def load_model(path: str | Path) -> ir.Model:
     if not _is_text(proto):
         raise InputError(f"{path} holds names or texts that are not UTF-8; export it again")
     # onnx-ir would drop them without a word.
-    if any(graph.sparse_initializer for graph in _graphs(proto)):
+    if any(graph.sparse_initializer for graph in graphs_of(proto)):
         raise InputError(
             f"{path} holds sparse initializers, which are not supported; export it with dense ones"
         )
-    external = _check_external_data(proto, path)
+    _check_interface(proto, path)
+    external = check_external_data(proto, path)
     try:
         # Given bytes, the checker would look for external data in the current folder.
         onnx.checker.check_model(path if external else data)
@@ -62,54 +85,25 @@ def load_model(path: str | Path) -> ir.Model:
         _set_base_directory(model, path.parent)
         _check_tensors(model)
         _load_external_attributes(model)
-        if weight_bytes(model) < PROTOBUF_LIMIT_BYTES:
+        if is_large(model):
+            map_weights(model)
+        else:
             ir.external_data.load_to_model(model)
     except Exception as error:  # the libraries raise many kinds on malformed graphs
         raise InputError(f"{path} is not a valid ONNX model: {_sentence(error)}") from error
     return model
 
 
-def weight_bytes(model: ir.Model) -> int:
-    """Bytes of all initializers, subgraphs included."""
-    return sum(
-        value.const_value.nbytes
-        for graph in model.graphs()
-        for value in graph.initializers.values()
-        if value.const_value is not None
-    )
-
-
-def model_bytes(path: Path, model: ir.Model) -> int:
-    """Bytes on disk of the file at ``path`` and, where its weights lie outside, of these."""
-    size = path.stat().st_size
-    weights = weight_bytes(model)
-    return size if size >= weights else size + weights
+def model_bytes(path: Path) -> int:
+    """Bytes on disk of the file at ``path`` and of the files beside it that hold its weights."""
+    return path.stat().st_size + sum(file.stat().st_size for file in external_files(path).values())
 
 
 def serialized_bytes(model: ir.Model) -> int:
     """Bytes that `save_model` writes, the weights included."""
-    weights = weight_bytes(model)
-    if weights >= PROTOBUF_LIMIT_BYTES:
-        return weights
+    if is_large(model):
+        return weight_bytes(model)
     return int(ir.to_proto(model).ByteSize())
-
-
-def external_files(path: Path) -> dict[str, Path]:
-    """The files beside a model in which its weights are, by the name that the model calls them.
-
-    Raises:
-        InputError: The model cannot be read, or points outside its folder.
-    """
-    proto = onnx.load(path, load_external_data=False)
-    _check_external_data(proto, path)
-    names = {
-        entry.value
-        for tensor in _tensors(proto)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return {name: path.parent / name for name in sorted(names)}
 
 
 def default_output_path(path: Path) -> Path:
@@ -126,7 +120,10 @@ def default_output_path(path: Path) -> Path:
 def save_model(model: ir.Model, path: str | Path) -> list[Path]:
     """Write ``model`` to ``path`` in one step: whoever looks sees the old file or the new one.
 
-    Weights beyond the limit of one protobuf message go to ``<name>.data`` beside the file.
+    Weights beyond the limit of one protobuf message go to a file beside it: ``<name>.data``, or
+    ``<name>.1.data`` and so on where that name is taken, since a model and its weights can be
+    replaced in one step only if the new weights have a name of their own. Those of the model that
+    was replaced are removed, if no other model in the folder mentions them.
 
     Returns:
         The files written, the model first.
@@ -138,75 +135,54 @@ def save_model(model: ir.Model, path: str | Path) -> list[Path]:
     try:
         if not path.parent.is_dir():
             raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist")
-        if weight_bytes(model) < PROTOBUF_LIMIT_BYTES:
-            with atomic_file(path) as temporary:
-                temporary.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
-            return [path]
-        data_path = path.with_name(path.name + ".data")
-        _require_replaceable(path)
-        _require_replaceable(data_path)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=_TEMPORARY_PREFIX) as folder:
-            written = Path(folder, path.name)
-            ir.save(model, written, format="protobuf", external_data=data_path.name)
-            _sync(written.with_name(data_path.name))
-            _sync(written)
-            with _replaced(data_path, written.with_name(data_path.name)):
-                os.replace(written, path)
+        if is_large(model):
+            return [path, _save_beside(model, path)]
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    return [path, data_path]
+    return [path]
 
 
-@contextlib.contextmanager
-def _replaced(path: Path, new: Path) -> Iterator[None]:
-    """``new`` takes the place of ``path``, which comes back if the block fails."""
-    old = new.with_name(new.name + ".old")
-    existed = path.exists()
-    if existed:
-        os.replace(path, old)
+def _save_beside(model: ir.Model, path: Path) -> Path:
+    """Write a model and, into another file, its weights; the path of these."""
+    with unfinished_file(path) as weights, unfinished_file(path) as unfinished:
+        with weights.open("wb") as file:
+            proto = ir.to_proto(write_weights(model, file, weights.name))
+        finish(weights)
+        with folder_lock(path.parent):
+            old = _weights_of(path)
+            new = _free_name(path)
+            for tensor in tensors_of(proto):
+                for entry in tensor.external_data:
+                    if entry.key == "location":
+                        entry.value = new
+            unfinished.write_bytes(proto.SerializeToString(deterministic=True))
+            finish(unfinished)
+            with claimed(path, [new, *old]):
+                os.replace(weights, path.with_name(new))
+                sync_folder(path.parent)
+                os.replace(unfinished, path)
+                sync_folder(path.parent)
+    return path.with_name(new)
+
+
+def _free_name(path: Path) -> str:
+    """``<name>.data`` or the next one that is free: what is there may be another model's."""
+    name, number = f"{path.name}.data", 0
+    while os.path.lexists(path.with_name(name)):
+        number += 1
+        name = f"{path.name}.{number}.data"
+    return name
+
+
+def _weights_of(path: Path) -> list[str]:
+    """Files of weights that an earlier `save_model` wrote beside ``path``."""
+    pattern = re.compile(re.escape(path.name) + r"(\.[0-9]+)?\.data")
     try:
-        os.replace(new, path)
-        yield
-    except BaseException:
-        if existed:
-            os.replace(old, path)
-        else:
-            path.unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block ends well.
-
-    Raises:
-        OSError: It cannot be written, or something else than a regular file is in its place.
-    """
-    _require_replaceable(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY_PREFIX, suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        _sync(temporary)
-        # mkstemp makes files private; a result should be as readable as any other new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _require_replaceable(path: Path) -> None:
-    # Replacing /dev/null or /dev/stdout would break the machine, not write to it.
-    if path.exists() and not path.is_file():
-        raise FileExistsError(errno.EEXIST, "it exists and is no regular file", str(path))
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+        return [name for name in external_files(path) if pattern.fullmatch(name)]
+    except (InputError, OSError, DecodeError, ValueError):  # no model, or none that can be read
+        return []
 
 
 def _read(path: Path) -> bytes:
@@ -252,78 +228,16 @@ def _each(value: Any) -> Iterable[Any]:
     return [value] if isinstance(value, (str, bytes, Message)) else value
 
 
-def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """The main graph and those inside its nodes and inside the nodes of functions."""
-    yield proto.graph
-    waiting = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
-    while waiting:
-        for attribute in waiting.pop().attribute:
-            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield graph
-                waiting.extend(graph.node)
-
-
-def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    nodes = [node for function in proto.functions for node in function.node]
-    for graph in _graphs(proto):
-        yield from graph.initializer
-        nodes.extend(graph.node)
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-
-
-def _check_external_data(proto: onnx.ModelProto, path: Path) -> bool:
-    """Refuse external data that are missing, too short, or not in the model's own folder.
-
-    Returns:
-        Whether there are any.
-    """
-    folder = path.parent.resolve()
-    found = False
-    for tensor in _tensors(proto):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        found = True
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        file = Path(folder, location)
-        if not location or Path(location).is_absolute() or not _is_inside(file, folder):
-            raise InputError(
-                f"{path}: weight '{tensor.name}' points outside the model's folder "
-                f"({location!r}); onnxsep reads external data from that folder only"
-            )
-        if not _is_file(file):
-            raise InputError(
-                f"{path}: its weights are in {location!r}, which is missing; "
-                "put that file beside the model"
-            )
-        try:
-            offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0))
-        except ValueError as error:
-            raise InputError(f"{path}: weight '{tensor.name}' has a malformed offset") from error
-        if offset < 0 or length < 0 or offset + length > file.stat().st_size:
-            raise InputError(
-                f"{path}: {location!r} is too short for weight '{tensor.name}'; copy it again"
-            )
-    return found
-
-
-def _is_inside(file: Path, folder: Path) -> bool:
-    # resolve() follows symbolic links, so a link out of the folder is found out too.
-    try:
-        return file.resolve().is_relative_to(folder)
-    except (OSError, RuntimeError, ValueError):  # links in a circle, a NUL in the name
-        return False
-
-
-def _is_file(file: Path) -> bool:
-    try:
-        return file.is_file()
-    except OSError:  # a name that is too long, a folder that may not be entered
-        return False
+def _check_interface(proto: onnx.ModelProto, path: Path) -> None:
+    """Refuse inputs and outputs without a shape, which the checker does without naming them."""
+    for what, values in (("input", proto.graph.input), ("output", proto.graph.output)):
+        for value in values:
+            kind = value.type.WhichOneof("value")
+            if kind == "tensor_type" and not value.type.tensor_type.HasField("shape"):
+                raise InputError(
+                    f"{path}: the {what} '{value.name}' declares no shape; export the model again, "
+                    "or let onnx.shape_inference fill it in"
+                )
 
 
 def _inner_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
@@ -375,6 +289,9 @@ def _check_tensors(model: ir.Model) -> None:
             tensor.numpy()
         except Exception as error:  # every type of data fails in its own way
             raise ValueError(f"weight '{tensor.name}' is malformed ({error})") from error
+        if isinstance(tensor, ir.ExternalTensor):
+            # Each holds a file open, and the number of these is limited.
+            tensor.release()
 
 
 def _load_external_attributes(model: ir.Model) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxsep.errors import InputError
-from onnxsep.model import PROTOBUF_LIMIT_BYTES, load_model, weight_bytes
+from onnxsep.model import load_model
+from onnxsep.weights import is_large
 
 # A model of this kind simplifies in seconds; what takes longer has lost its way.
 _TIME_LIMIT_SECONDS = 300
@@ -29,7 +30,7 @@ def simplify_model(model: ir.Model) -> ir.Model:
     Raises:
         InputError: onnxsim failed, crashed or took too long.
     """
-    if weight_bytes(model) >= PROTOBUF_LIMIT_BYTES:
+    if is_large(model):
         raise InputError("models above 2 GB are not given to onnxsim")
     try:
         with tempfile.TemporaryDirectory(prefix="onnxsep-") as folder:
@@ -47,11 +48,21 @@ def simplify_model(model: ir.Model) -> ir.Model:
             )
             if done.returncode != 0 or not result.is_file():
                 raise InputError(f"onnxsim failed: {_reason(done)}")
-            return load_model(result)
+            return _result(result)
     except subprocess.TimeoutExpired as error:
         raise InputError(f"onnxsim took more than {_TIME_LIMIT_SECONDS} s") from error
     except OSError as error:
         raise InputError(f"onnxsim could not be run: {error.strerror or error}") from error
+
+
+def _result(path: Path) -> ir.Model:
+    try:
+        return load_model(path)
+    except InputError as error:
+        # The name of a temporary file says nothing, and differs from run to run.
+        raise InputError(
+            f"onnxsim's result is of no use: {str(error).replace(str(path), 'it')}"
+        ) from error
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:

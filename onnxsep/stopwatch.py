@@ -8,6 +8,7 @@ such heats can be asked for at once, which saves ways where the models run on an
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 from scipy.special import bdtr
 
+from onnxsep.model import model_bytes
 from onnxsep.runtime import Feeds, make_session
+from onnxsep.weights import PROTOBUF_LIMIT_BYTES, is_large
 
 Run = Callable[[], float]
 """One inference; its seconds."""
@@ -143,9 +146,15 @@ class LocalStopwatch:
         """See `Stopwatch`."""
         left, times = seconds, []
         for number, heat in enumerate(heats):
-            runs = [self._run(entrant, pace, threads) for entrant in heat]
-            start = self._clock()
-            times.append(run_rounds(runs, pace, left / (len(heats) - number), self._clock))
+            share = left / (len(heats) - number)
+            makers = [functools.partial(self._run, entrant, pace, threads) for entrant in heat]
+            if any(_is_heavy(entrant.model) for entrant in heat):
+                start = self._clock()
+                times.append(run_apart(makers, pace, share, self._clock))
+            else:
+                runs = [make() for make in makers]
+                start = self._clock()
+                times.append(run_rounds(runs, pace, share, self._clock))
             left -= self._clock() - start
         return times
 
@@ -212,6 +221,54 @@ def run_rounds(
             ratios = times / times[0]
             open_ = [i for i in open_ if not _is_settled(ratios[i], pace.settle_tolerance)]
     return np.array(rounds).T
+
+
+def run_apart(
+    makers: Sequence[Callable[[], Run]], pace: Pace, seconds: float, clock: Callable[[], float]
+) -> npt.NDArray[np.float64]:
+    """The same for models that must not be in memory together: one at a time, there and back.
+
+    Half of every model's runs come on the way there and half on the way back, so that slow drift
+    strikes all alike; quick drift it cannot cancel, as rounds do.
+
+    Args:
+        makers: Each loads a model and warms it up.
+        pace: How often; none runs less than the others.
+        seconds: Time to spend on timed runs, about.
+        clock: Seconds.
+
+    Returns:
+        Seconds, (models, rounds).
+    """
+    share = seconds / (2 * len(makers))
+    there: list[list[float]] = []
+    rounds = 0
+    for number, make in enumerate(makers):
+        run = make()
+        times: list[float] = []
+        end = clock() + share
+        # The first model decides how many there are.
+        while len(times) < (rounds or max(-(-pace.fewest // 2), 1)) or (
+            not rounds and len(times) < pace.most // 2 and clock() < end
+        ):
+            times.append(run())
+        rounds = len(times)
+        if number == len(makers) - 1:  # the turning point
+            times += [run() for _ in range(rounds)]
+        there.append(times)
+        del run
+    for times, make in zip(there[-2::-1], makers[-2::-1], strict=True):
+        run = make()
+        times += [run() for _ in range(rounds)]
+        del run
+    return np.array(there)
+
+
+def _is_heavy(model: ir.Model | Path) -> bool:
+    """Whether two such models are too many for memory."""
+    if isinstance(model, Path):
+        return model_bytes(model) >= PROTOBUF_LIMIT_BYTES
+    return is_large(model)
 
 
 def median_interval(ordered: np.ndarray) -> tuple[float, float]:

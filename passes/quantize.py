@@ -24,7 +24,6 @@ from onnx_ir.passes.common import (
 from onnxsep.calibrate.ranges import RangeMethod, ValueStatistics
 from onnxsep.constants import NameScope, add_initializer, constant_array
 from onnxsep.errors import ConfigurationError, InputError
-from onnxsep.model import PROTOBUF_LIMIT_BYTES, weight_bytes
 from onnxsep.passes._placement import Placement, place
 from onnxsep.passes._qdq import Range, keep_floats, write_qdq
 from onnxsep.passes._weight_grid import Rounding, WeightGrid, WeightMethod, weight_grid
@@ -36,6 +35,7 @@ from onnxsep.targets.quantization import (
     get_scheme,
     weight_bits,
 )
+from onnxsep.weights import is_large
 
 WHOLE_MODEL = "(whole model)"
 _NO_LIMITS = (-math.inf, math.inf)
@@ -266,7 +266,7 @@ def why_not_whole(model: ir.Model, scheme: QuantizationScheme) -> Refusal | None
         if node.op_type in _QUANTIZED_OPERATORS or node.op_type.startswith("QLinear"):
             reason = f"it holds {node.op_type} ('{node.name}') already; give the float model"
             return Refusal(WHOLE_MODEL, "already-quantized", reason)
-    if weight_bytes(model) >= PROTOBUF_LIMIT_BYTES:
+    if is_large(model):
         return Refusal(WHOLE_MODEL, "too-large", "its weights are larger than 2 GB")
     if scheme.free_batch:
         return None

@@ -18,10 +18,10 @@ from onnxsep.calibrate.sweep import collect_statistics
 from onnxsep.constants import constant_array
 from onnxsep.errors import InputError, OnnxsepError
 from onnxsep.interface import interface_difference
-from onnxsep.model import PROTOBUF_LIMIT_BYTES, weight_bytes
 from onnxsep.passes.base import Change, LossyPass, Refusal, RewriteResult
 from onnxsep.proof import largest_relative_difference
 from onnxsep.runtime import Feeds, first_line
+from onnxsep.weights import is_large
 
 WHOLE_MODEL = "(whole model)"
 _LARGEST = float(np.finfo(np.float16).max)
@@ -95,7 +95,7 @@ def _converted(model: ir.Model, keep_float: frozenset[str]) -> ir.Model:
 
 
 def _why_not(model: ir.Model) -> Refusal | None:
-    if weight_bytes(model) >= PROTOBUF_LIMIT_BYTES:
+    if is_large(model):
         return Refusal(WHOLE_MODEL, "too-large", "its weights are larger than 2 GB")
     for node in model.graph.all_nodes():
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):

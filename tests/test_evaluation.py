@@ -60,6 +60,12 @@ def test_outputs_of_changing_size_are_refused() -> None:
         collect_outputs(model, batches(normal(7, 4)), threads=1, label="the candidate")
 
 
+def test_outputs_that_are_no_tensors_are_refused() -> None:
+    body = "p = Constant <value_ints = [3, 1]> () y = SplitToSequence <axis = 1> (x, p)"
+    with pytest.raises(InputError, match="output 'y' of it is a sequence"):
+        collect_outputs(net(body, "seq(float[N, w]) y"), batches(normal(4, 4)), label="it")
+
+
 def test_data_that_do_not_fit_name_the_model() -> None:
     with pytest.raises(InputError, match="the candidate fails on the data"):
         collect_outputs(linear(1), batches(normal(3, 5)), threads=1, label="the candidate")

@@ -52,6 +52,26 @@ def test_worst_output_counts() -> None:
     assert largest_relative_difference(before, after, FEEDS) == pytest.approx(0.1, rel=1e-3)
 
 
+def ragged(factor: float) -> ir.Model:
+    """A sequence of a (N, 3) and a (N, 1) array."""
+    body = (
+        f"k = Constant <value_float = {factor}> () a = Mul (x, k) "
+        "parts = Constant <value_ints = [3, 1]> () y = SplitToSequence <axis = 1> (a, parts)"
+    )
+    return net(body, "seq(float[N, w]) y")
+
+
+def test_sequences_are_compared_part_by_part() -> None:
+    assert largest_relative_difference(ragged(2.0), ragged(2.0), FEEDS) == 0
+    found = largest_relative_difference(ragged(2.0), ragged(2.02), FEEDS)
+    assert found == pytest.approx(0.01, rel=1e-4)
+    longer = net(
+        "k = Constant <value_float = 2.0> () a = Mul (x, k) y = SplitToSequence <axis = 1> (a)",
+        "seq(float[N, w]) y",
+    )
+    assert largest_relative_difference(ragged(2.0), longer, FEEDS) == float("inf")
+
+
 def test_proof_passes_and_says_by_how_much() -> None:
     assert require_equal(scaled(2), scaled(2 * (1 + 1e-5)), FEEDS, "folding") == pytest.approx(
         1e-5, rel=0.1

@@ -93,6 +93,23 @@ def test_result_is_what_the_process_wrote(interpreter: Callable[[str], Path]) ->
     assert operators(simplify_model(MODEL)) == operators(MODEL)
 
 
+def test_a_result_of_no_use_is_told_without_the_name_of_a_temporary_file(
+    interpreter: Callable[[str], Path],
+) -> None:
+    interpreter(': > "$5"')
+    with pytest.raises(InputError, match=r"^onnxsim's result is of no use: it is empty"):
+        simplify_model(MODEL)
+
+
+def test_a_graph_that_is_all_constant_is_left_alone() -> None:
+    constant = model_from_text(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        net (float[3,4] x) => (int64[2] y) { y = Shape (x) }"""
+    )
+    with pytest.raises(InputError, match=r"^onnxsim's result is of no use: it holds no ONNX graph"):
+        simplify_model(constant)
+
+
 def test_no_file_is_left(
     interpreter: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +123,6 @@ def test_no_file_is_left(
 
 
 def test_largest_models_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simplifier, "PROTOBUF_LIMIT_BYTES", 0)
+    monkeypatch.setattr("onnxsep.weights.PROTOBUF_LIMIT_BYTES", 0)
     with pytest.raises(InputError, match="above 2 GB"):
         simplify_model(MODEL)

@@ -9,7 +9,8 @@ other floats                           Gaussian, deviation 1
 integers                               0 or 1, which every embedding and every length allows
 booleans                               both values
 without a batch axis: float            one Gaussian array for all samples (a single value: 1)
-without a batch axis: integer, boolean 1 (true) in the first half of the samples, 0 in the rest
+without a batch axis: integer, boolean 1 (true) in the first half of the samples, 0 in the rest;
+                                       1 in all where the model's batch has a fixed size above 1
 =====================================  =====================================================
 
 Sample i depends on the seed and on i alone, whatever the number of samples; the last line of the
@@ -29,7 +30,9 @@ from onnxsep.data.image_column import ImageColumn
 from onnxsep.data.inputs import (
     InputSpec,
     image_geometry,
+    image_input,
     leading_input,
+    static_batch,
     unbatched_inputs,
 )
 from onnxsep.data.leaves import draw_image
@@ -142,12 +145,16 @@ def draw_dataset(
     unbatched = unbatched_inputs(model_inputs)
     columns: dict[str, Column] = {}
     used: Preprocessing | None = None
+    image = image_input(model_inputs)
+    # A batch ends where the value of an input without a batch axis changes: a model that insists
+    # on its batch size cannot be fed with the pieces.
+    changes = static_batch(model_inputs) in (None, 1)
     for position, spec in enumerate(model_inputs):
         batched = spec.name not in unbatched
         column = (
-            _batched(spec, position, preprocessing, samples, seed)
+            _batched(spec, position, preprocessing, samples, seed, is_image=spec is (image or spec))
             if batched
-            else _unbatched(spec, position, samples, seed)
+            else _unbatched(spec, position, samples, seed, changes=changes)
         )
         if isinstance(column, ImageColumn) and used is None:
             used = column.preprocessing
@@ -169,11 +176,14 @@ def _batched(
     preprocessing: Preprocessing | None,
     samples: int,
     seed: int,
+    *,
+    is_image: bool,
 ) -> Column:
     geometry = image_geometry(spec)
     if geometry is None:
         return DrawnValues(seed, samples, position, _static_shape(spec.shape[1:]), spec.dtype)
-    if preprocessing is None:
+    # Means of an image's three channels say nothing about a mask beside it.
+    if preprocessing is None or not (is_image or _fits(preprocessing, geometry.channels)):
         preprocessing, _ = assume_preprocessing(geometry)
     images = DrawnImages(
         seed,
@@ -186,11 +196,15 @@ def _batched(
     return ImageColumn(images, preprocessing.resolve(geometry, spec.name), spec.dtype)
 
 
-def _unbatched(spec: InputSpec, position: int, samples: int, seed: int) -> Column:
+def _fits(preprocessing: Preprocessing, channels: int) -> bool:
+    return max(len(preprocessing.mean), len(preprocessing.std)) in (1, channels)
+
+
+def _unbatched(spec: InputSpec, position: int, samples: int, seed: int, *, changes: bool) -> Column:
     shape = _static_shape(spec.shape)
-    if spec.dtype.kind != "f":
+    if spec.dtype.kind != "f" and changes:
         return HalvesColumn(samples, shape, spec.dtype)
-    if not shape:
+    if not shape or spec.dtype.kind != "f":
         return ConstantColumn(np.ones(shape, spec.dtype), samples)
     generator = np.random.default_rng((seed, position))
     return ConstantColumn(generator.standard_normal(shape).astype(spec.dtype), samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -26,8 +27,19 @@ _HEADER_READERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 _SUFFIX = ".npy"
+_LONGEST_REASON = 160
+# The header of an array is Python text, which NumPy parses with Python's own means.
+_HEADER_ERRORS = (
+    ValueError,
+    EOFError,
+    SyntaxError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    tokenize.TokenError,
+)
 # zipfile answers a password with RuntimeError, an unknown compression with NotImplementedError.
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)
 
 
 def read_npz(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
@@ -66,9 +78,9 @@ def read_npz(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]
             return arrays
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (*_ZIP_ERRORS, ValueError) as error:
+    except (*_ZIP_ERRORS, *_HEADER_ERRORS) as error:
         raise InputError(
-            f"{path}: no sound .npz archive ({error}); write it with numpy.savez"
+            f"{path}: no sound .npz archive ({_said(error)}); write it with numpy.savez"
         ) from error
 
 
@@ -93,11 +105,16 @@ def map_npy(path: Path) -> np.ndarray:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, EOFError) as error:
+    except _HEADER_ERRORS as error:
         raise InputError(
-            f"{path}: no sound .npy file ({error}); write it with numpy.save"
+            f"{path}: no sound .npy file ({_said(error)}); write it with numpy.save"
         ) from error
     return array
+
+
+def _said(error: BaseException) -> str:
+    """A library's message on one line; some hold the whole header."""
+    return " ".join(str(error).split())[:_LONGEST_REASON]
 
 
 def _check_header(stream: IO[bytes], size: int, origin: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +22,8 @@ _IMAGE_CHANNELS = (1, 3)
 _IMAGE_RANK = 4
 # What can be fed as a plain NumPy array: booleans, integers and the floats that NumPy itself knows.
 _FEEDABLE_KINDS = "biuf"
+# A gigabyte of float32; a model that declares more asks for all memory with a few bytes.
+_MOST_NUMBERS = 2**28
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ def input_specs(model: ir.Model) -> list[InputSpec]:
     out.
 
     Raises:
-        InputError: An input is no tensor, declares no shape, or has a type NumPy cannot hold.
+        InputError: An input is no tensor, declares no shape, an axis of size 0 or more than
+            `_MOST_NUMBERS` numbers, or has a type NumPy cannot hold.
     """
     import onnx_ir as ir  # not needed by those who only look at arrays
 
@@ -87,7 +91,17 @@ def input_specs(model: ir.Model) -> list[InputSpec]:
                 "export the model again with typed inputs"
             )
         dtype = _feedable_dtype(value.type.dtype, name)
-        specs.append(InputSpec(name, tuple(_axis(axis) for axis in value.shape), dtype))
+        spec = InputSpec(name, tuple(_axis(axis) for axis in value.shape), dtype)
+        if 0 in spec.shape:
+            raise InputError(
+                f"the model's input {spec.describe()} has an axis of size 0: it takes no data"
+            )
+        if math.prod(axis for axis in spec.shape if isinstance(axis, int)) > _MOST_NUMBERS:
+            raise InputError(
+                f"the model's input {spec.describe()} takes more than {_MOST_NUMBERS} numbers at "
+                "once; export the model for smaller data or a smaller batch"
+            )
+        specs.append(spec)
     return specs
 
 
@@ -155,7 +169,7 @@ def image_input(specs: Sequence[InputSpec]) -> InputSpec | None:
 
 def _axis(axis: int | ir.SymbolicDim) -> int | str | None:
     if isinstance(axis, int):
-        return axis
+        return axis if axis >= 0 else None  # some exporters write -1 for a dynamic axis
     return None if axis.value is None else str(axis.value)
 
 

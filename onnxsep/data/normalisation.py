@@ -176,10 +176,12 @@ def _divergence(statistics: FirstBatchNorm, mean: np.ndarray, variance: np.ndarr
 
     Per channel the symmetric Kullback-Leibler divergence of two Gaussians (Jeffreys 1946), which
     is 0 for equal ones, squashed by log(1 + x) so that a few odd channels cannot decide alone;
-    averaged over the channels.
+    averaged over the channels. Infinite where a statistic is no number.
     """
     floor = _VARIANCE_FLOOR * float(statistics.variance.max()) + np.finfo(np.float64).tiny
     ours, theirs = np.maximum(variance, floor), np.maximum(statistics.variance, floor)
     gap = (mean - statistics.mean) ** 2
-    jeffreys = ((ours + gap) / theirs + (theirs + gap) / ours) / 2 - 1
-    return float(np.mean(np.log1p(jeffreys)))
+    with np.errstate(invalid="ignore", over="ignore"):
+        jeffreys = ((ours + gap) / theirs + (theirs + gap) / ours) / 2 - 1
+        divergence = float(np.mean(np.log1p(jeffreys)))
+    return divergence if np.isfinite(divergence) else float("inf")

@@ -94,7 +94,9 @@ def refit_behind_activation(
             or infinite.
     """
     rows, wanted, added = _checked(factors, bias, patches, targets, offsets)
-    blocks = np.arange(len(rows)) * (4 * _HOLDOUT) // len(rows)
+    # Four rounds of blocks; fewer where rows are so few that the blocks kept out might be empty.
+    count = min(4, len(rows) // _HOLDOUT) * _HOLDOUT
+    blocks = np.arange(len(rows)) * count // len(rows)
     kept_out = blocks % _HOLDOUT == _HOLDOUT - 1
     fitted = _Samples.of(rows, wanted, added, ~kept_out)
     judged = _Samples.of(rows, wanted, added, kept_out)
@@ -109,6 +111,8 @@ def refit_behind_activation(
 
     judge = _Objective(form, judged, activation)
     before = judge.error(old)
+    if not objective.best.size:  # weights so large that no error was a number
+        return ActivationFit(factors, np.array(bias, dtype=np.float64), before, before, steps)
     candidates = [old + blend * (objective.best - old) for blend in _BLENDS]
     errors = [judge.error(candidate) for candidate in candidates]
     best = int(np.argmin(errors))

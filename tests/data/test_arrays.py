@@ -37,7 +37,7 @@ def load(
 
 def saved(folder: Path, **arrays: np.ndarray) -> Path:
     path = folder / "data.npz"
-    np.savez(path, allow_pickle=False, **arrays)
+    np.savez(path, **arrays)
     return path
 
 

@@ -112,6 +112,27 @@ def test_images_are_preprocessed_as_asked() -> None:
     np.testing.assert_allclose(raw / 127.5 - 1, inception, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.bool_, np.int64])
+def test_a_fixed_batch_is_never_cut(dtype: type) -> None:
+    data = draw(spec(3, 8, 8, 8), spec(name="cond", dtype=dtype), samples=12)
+    fit, _ = split(data, 0.75, seed=0)
+    for feed in fit.batches(3):
+        assert feed["x"].shape == (3, 8, 8, 8)
+        assert feed["cond"].item() == 1
+
+
+def test_an_input_of_other_channels_beside_the_image_gets_a_preprocessing_of_its_own() -> None:
+    inputs = [spec("n", 6, 8, 8, name="features"), spec("n", 3, 8, 8, name="image")]
+    data = draw_dataset(inputs, preprocessing=PRESETS["imagenet"], samples=2, seed=0)
+    (feed,) = data.batches(2)
+    assert feed["features"].shape == (2, 6, 8, 8)
+    alone = draw_dataset(inputs[1:], preprocessing=PRESETS["imagenet"], samples=2, seed=0)
+    assert data.preprocessing is not None
+    assert feed["image"].std() == pytest.approx(next(alone.batches(2))["image"].std(), rel=0.5)
+    with pytest.raises(ConfigurationError, match="3 channels, but the model's input 'features'"):
+        draw_dataset(inputs[:1], preprocessing=PRESETS["imagenet"], samples=2, seed=0)
+
+
 @pytest.mark.parametrize(
     ("dtype", "values"), [(np.bool_, (True, False)), (np.int64, (1, 0))], ids=["bool", "int"]
 )

@@ -47,10 +47,24 @@ def test_an_unnamed_dynamic_axis_is_none() -> None:
     assert input_specs(ir.Model(graph, ir_version=8)) == [InputSpec("x", (None, 4), FLOAT)]
 
 
+def test_a_negative_axis_is_dynamic() -> None:
+    """Some exporters write -1 for that."""
+    value = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([-1, 4]))
+    graph = ir.Graph([value], [value], nodes=[], opset_imports={"": 17})
+    assert input_specs(ir.Model(graph, ir_version=8)) == [InputSpec("x", (None, 4), FLOAT)]
+
+
 @pytest.mark.parametrize(
     ("declaration", "said"),
-    [("bfloat16[1, 3] x", "BFLOAT16"), ("string[1] x", "STRING"), ("seq(float[1]) x", "tensor")],
-    ids=["bfloat16", "string", "sequence"],
+    [
+        ("bfloat16[1, 3] x", "BFLOAT16"),
+        ("string[1] x", "STRING"),
+        ("seq(float[1]) x", "tensor"),
+        ("float[2, 0, 4] x", "size 0"),
+        ("float[0, 3, 8, 8] x", "size 0"),
+        ("float[1, 3, 100000, 100000] x", "takes more than"),
+    ],
+    ids=["bfloat16", "string", "sequence", "no-channels", "no-batch", "all the memory"],
 )
 def test_what_cannot_be_fed_is_named(declaration: str, said: str) -> None:
     model = ir.from_onnx_text(

@@ -329,3 +329,13 @@ def test_a_face_detector_is_near_minus_one_to_one(shared_data: Path) -> None:
     values = found.apply(np.array([[[[0] * 3, [255] * 3]]], dtype=np.uint8))
     assert not found.assumed
     np.testing.assert_allclose(values[0, :, 0], [[-1, 1]] * 3, atol=0.02)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_statistics_that_are_no_numbers_explain_nothing(wrong: float) -> None:
+    mean = np.zeros(CHANNELS)
+    mean[3] = wrong
+    model = build(MODEL % CONV, constants(mean, np.ones(CHANNELS), WEIGHT))
+    preprocessing, said = find_normalisation(model, input_specs(model), seed=0)
+    assert preprocessing.assumed
+    assert "no common one explains" in said

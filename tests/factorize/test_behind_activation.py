@@ -192,6 +192,18 @@ def test_what_cannot_be_bettered_comes_back_as_it_was(relu_layer: Layer) -> None
     assert fit.error <= fit.error_before <= 1e-6
 
 
+@pytest.mark.parametrize("count", [24, 25, 30, 35, 36, 47, 48])
+def test_few_rows_are_enough_to_keep_some_out(
+    relu_layer: Layer, starts: dict[str, tuple[Factors, npt.NDArray[np.float64]]], count: int
+) -> None:
+    factors, bias = starts["depthwise-pointwise"]
+    rows = relu_layer.rows[:count]
+    fit = refit_behind_activation(
+        factors, bias, rows, relu_layer.targets(rows), Activation.relu(), leak=0.0
+    )
+    assert 0 < fit.error <= fit.error_before < np.inf
+
+
 def test_refits_are_deterministic(
     relu_layer: Layer, starts: dict[str, tuple[Factors, npt.NDArray[np.float64]]]
 ) -> None:
