@@ -99,4 +99,7 @@ def repeat_plan(
     precision: Precision = "int8" if saved.settings.get("precision") == "int8" else "fp32"
     plan = Plan(saved.decisions, 1.0, saved.refusals)
     alignment = {name: multiple for name, multiple in saved.alignment.items() if multiple > 0}
-    return builder.build(plan, precision, alignment, frozenset(saved.keep_float)), notes
+    built = builder.build(
+        plan, precision, alignment, frozenset(saved.keep_float), corrects_bias=True
+    )
+    return built, notes

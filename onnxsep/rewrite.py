@@ -237,11 +237,11 @@ def _without_search(
     """A forced plan, or one planned by weighted multiplications where nothing can be timed."""
     precision: Precision = "int8" if options.precision == "int8" else "fp32"
     if not separates:
-        return builder.build(NOTHING, precision)
+        return builder.build(NOTHING, precision, corrects_bias=True)
     if options.rank is not None:
         plan = forced_plan(cleaned, options.rank, options.form)
         progress.stage(f"fitting {len(plan.decisions)} convolutions in order", len(plan.decisions))
-        return builder.build(plan, precision)
+        return builder.build(plan, precision, corrects_bias=True)
     calibration = Calibration(material.fit, len(material.fit.dataset))
     layers = layer_options(cleaned, calibration, seed=options.seed, progress=progress)
     plans = order_plans(layers)
@@ -255,12 +255,14 @@ def _without_search(
         cleaned,
         candidates,
         useful,
-        lambda plan: builder.build(plan, precision),
+        lambda plan: builder.build(plan, precision, corrects_bias=True),
         selection,
         budget,
         progress,
     )
-    return builder.build(plans[0], precision) if best is None else best.result
+    if best is None:
+        return builder.build(plans[0], precision, corrects_bias=True)
+    return best.result
 
 
 def _checked(

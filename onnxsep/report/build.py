@@ -77,7 +77,7 @@ class RunFacts:
 
     def forget_rewrites(self) -> None:
         """Take back what was noted of passes that ran after cleaning."""
-        names = (_SEPARATE, "equalize", _ALIGN, _QUANTIZE)
+        names = (_SEPARATE, "equalize", _ALIGN, _QUANTIZE, "correct_bias")
         self.passes = [row for row in self.passes if row.name not in names]
         self.precision = "fp32"
 

@@ -19,6 +19,7 @@ from onnxsep.evaluation import Batches, collect_outputs
 from onnxsep.factorize import Factors
 from onnxsep.passes.align_channels import AlignChannels, choose_alignment
 from onnxsep.passes.base import LosslessPass, LossyPass, RewriteResult
+from onnxsep.passes.correct_bias import CorrectBias
 from onnxsep.passes.equalize import Equalize, collect_channel_statistics, values_to_equalize
 from onnxsep.passes.lowering import replace_by_factors
 from onnxsep.passes.quantize import (
@@ -43,6 +44,8 @@ Account = tuple[type[LosslessPass] | type[LossyPass], RewriteResult]
 # Ranges need far fewer images than fits: more change them by less than their own rounding.
 _RANGE_IMAGES = 256
 _JUDGES = 100
+# A channel's mean is known well long before its range is.
+_BIAS_IMAGES = 64
 # The cost of a layer is measured on fewer: there are many of them, and only their order counts.
 _RANKING_IMAGES = 32
 # Where only time counts, every value is taken to lie here.
@@ -127,6 +130,8 @@ class Builder:
         precision: Precision,
         alignment: Mapping[str, int] | None = None,
         keep_float: frozenset[str] = frozenset(),
+        *,
+        corrects_bias: bool = False,
     ) -> Built:
         """Carry a plan out.
 
@@ -135,6 +140,8 @@ class Builder:
             precision: Of convolutions and matrix products.
             alignment: For `AlignChannels`: group of channels → multiple.
             keep_float: Nodes not to be quantized.
+            corrects_bias: Whether the biases of int8 are corrected, which takes a walk through the
+                network; for what may be handed out.
         """
         model, accounts = self._float_twin(plan, precision, alignment or {})
         quantization = None
@@ -145,8 +152,16 @@ class Builder:
                 dataclasses.replace(settings, method=method) for method in get_args(RangeMethod)
             ]
             quantization, quantized = best_of(model, statistics, methods, self._score(model))
-            model = quantized.model
             accounts.append((Quantize, quantized))
+            if corrects_bias and quantized.modified:
+                correct = CorrectBias(
+                    model,
+                    _first(self._fit, _BIAS_IMAGES),
+                    self._judging(_JUDGES),
+                    progress=self._progress,
+                )
+                accounts.append((CorrectBias, correct(quantized.model)))
+            model = quantized.model
         return Built(
             plan,
             precision,
@@ -179,7 +194,13 @@ class Builder:
             twin, quantized, self._judging(_RANKING_IMAGES), progress=self._progress
         )
         _, names = keep_worst_in_float(ranked, quantized, holds, progress=self._progress)
-        return self.build(built.plan, "int8", built.alignment, built.keep_float | frozenset(names))
+        return self.build(
+            built.plan,
+            "int8",
+            built.alignment,
+            built.keep_float | frozenset(names),
+            corrects_bias=True,
+        )
 
     def _float_twin(
         self, plan: Plan, precision: Precision, alignment: Mapping[str, int]

@@ -238,7 +238,7 @@ class _Search:
             fast = [plan for plan in plans if 1 / plan.cost >= wanted]
             if not fast:
                 return
-            built = self._builder.build(fast[0], precision)
+            built = self._builder.build(fast[0], precision, corrects_bias=True)
             self._note(built, self._evaluation.of(built.model))
             return
         _, tried = most_daring_within(
@@ -319,8 +319,10 @@ class _Search:
         alignment: Mapping[str, int] = {}
         if self._settings.aligns:
             alignment = self._builder.alignment(rewrite.plan, precision, seconds)
-        if alignment:
-            built = self._builder.build(rewrite.plan, precision, alignment, built.keep_float)
+        if alignment or precision == "int8":
+            built = self._builder.build(
+                rewrite.plan, precision, alignment, built.keep_float, corrects_bias=True
+            )
             quality = self._evaluation.of(built.model)
         self._note(built, quality)
 
