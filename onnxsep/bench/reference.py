@@ -145,7 +145,12 @@ def _type_text(schema: dict[str, Any]) -> str:
         return "mapping"
     if isinstance(schema.get("type"), list):
         return "text or whole number"
-    words = {"integer": "whole number", "number": "number", "string": "text"}
+    words = {
+        "boolean": "true or false",
+        "integer": "whole number",
+        "number": "number",
+        "string": "text",
+    }
     return words.get(schema.get("type", ""), "mapping") + _bounds(schema)
 
 
