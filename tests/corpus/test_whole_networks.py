@@ -50,6 +50,16 @@ ODD = (
     "slimnet8_weights_HWIO_Transpose",
     "slimnet8_weights_as_Constant",
 )
+# Separated at rank 2 in CI; the others take minutes together (``long``).
+QUICKEST = (
+    "espcn_x3",
+    "mnist_cntk",
+    "resnet20_cifar10",
+    "slimnet8_cifar10",
+    "squeezenet11_imagenet",
+    "yunet_n_dynamic",
+    *ODD,
+)
 ARCHITECTURES = (
     "resnet18",
     "resnet50",
@@ -103,7 +113,13 @@ def test_lossless_passes_keep_the_numbers(shared_data: Path, tmp_path: Path, nam
     assert result.record.lossless_difference <= expected
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, *ODD])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICKEST else pytest.param(name, marks=pytest.mark.long)
+        for name in (*NETWORKS, *ODD)
+    ],
+)
 def test_separation_of_everything_at_rank_2(shared_data: Path, tmp_path: Path, name: str) -> None:
     source, output = path_of(shared_data, name), tmp_path / "separated.onnx"
     options = Options(samples=8, rank=2, max_drop=100.0, min_snr_db=-100.0, measure_latency=False)

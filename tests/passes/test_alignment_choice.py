@@ -39,7 +39,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Cost], list[float]]:
         spent: list[float] = []
 
         def compare(
-            first: ir.Model, second: ir.Model, feeds: object, *, threads: int, seconds: float
+            first: ir.Model,
+            second: ir.Model,
+            feeds: object,
+            *,
+            threads: int,
+            seconds: float,
+            stopwatch: object,
         ) -> Comparison:
             spent.append(seconds)
             times = [

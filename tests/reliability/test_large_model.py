@@ -22,6 +22,7 @@ def digest(path: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_model_above_two_gigabytes(tmp_path: Path) -> None:
     if shutil.disk_usage(tmp_path).free < _NEEDED_BYTES:
         pytest.skip("the disk has no room for a model of 2 GB and its copies")

@@ -42,6 +42,7 @@ def test_damaged_models() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_thousands_of_damaged_models() -> None:
     outcomes = list(examine_all(QUICK, QUICK + MANY, optimize_every=4))
     assert len(outcomes) == MANY
