@@ -27,6 +27,10 @@ MOST_REWRITES = 5
 _PATIENCE = 2
 # A step along the plans is at most this part of them.
 _STRIDES = 8
+# What is aimed at, as a share of the budget; and of that, the least drop that says anything.
+_AIM, _LEAST_SHARE = 0.9, 0.1
+# Drops grow with divergence; by how much differs, and two estimates of it are near each other.
+_LEAST_POWER, _MOST_POWER = 0.5, 2.0
 # Plans whose cost differs by less than this share of the original's are not worth a rewrite.
 _NEAR_ENOUGH = 0.02
 
@@ -56,12 +60,14 @@ class Budget:
         Plans are chosen by this: choosing the most daring one that looks good on few images picks
         those that were lucky there.
         """
+        return self._holds(dataclasses.replace(quality, drop=self.estimate(quality)), 1.0)
+
+    def estimate(self, quality: Quality) -> float:
+        """The drop to be expected, with `spare` standard errors more."""
         likely = quality.expected_drop
         if math.isnan(likely):
-            likely, doubt = quality.drop, quality.drop_error
-        else:
-            doubt = quality.expected_error
-        return self._holds(dataclasses.replace(quality, drop=likely + self.spare * doubt), 1.0)
+            return quality.drop + self.spare * quality.drop_error
+        return likely + self.spare * quality.expected_error
 
     def sparing(self, spare: float) -> Budget:
         """The same budget with another number of standard errors to spare."""
@@ -191,6 +197,10 @@ def most_daring_within(
             and plans[low].cost - plans[high].cost < _NEAR_ENOUGH
         ):
             break
+        aimed = aimed_plan(tried, plans, budget)
+        if aimed is not None:
+            index = min(max(aimed, low + 1), high - 1)
+            continue
         middle = (low + high) // 2
         # Towards the border, but by no more than a stride on mere hope.
         if low == index:
@@ -213,6 +223,35 @@ def with_dense_equivalents(model: ir.Model, chosen: Mapping[str, CandidateLike])
             continue
         replace_by_dense_equivalent(copy.graph, site, candidate.weight, candidate.bias)
     return copy
+
+
+def aimed_plan(tried: Sequence[Rewrite[Made]], plans: Sequence[Plan], budget: Budget) -> int | None:
+    """Place of the plan that should just hold the budget, by what those tried have lost.
+
+    Between two plans the drop is taken to be a power of the predicted divergence; of one alone, to
+    be proportional to it. None where too little is lost, or known, to tell.
+    """
+    if budget.max_drop is None or budget.max_drop <= 0:
+        return None
+    wanted = _AIM * budget.max_drop
+    known = [
+        (one.plan.divergence, budget.estimate(one.quality))
+        for one in tried
+        if one.plan.divergence > 0 and budget.estimate(one.quality) > _LEAST_SHARE * wanted
+    ]
+    if not known:
+        return None
+    known.sort(key=lambda point: abs(math.log(point[1] / wanted)))
+    (divergence, drop), *others = known
+    power = 1.0
+    for other, its in others:
+        if other != divergence:
+            slope = math.log(its / drop) / math.log(other / divergence)
+            power = min(max(slope, _LEAST_POWER), _MOST_POWER)
+            break
+    limit = divergence * (wanted / drop) ** (1 / power)
+    within = [place for place, plan in enumerate(plans) if plan.divergence <= limit]
+    return max(within, default=0)
 
 
 def _account(plan: Plan, measure: Measure, quality: Quality) -> str:

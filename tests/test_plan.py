@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxsep.choose import Budget, _last_true, with_dense_equivalents
+from onnxsep.choose import Budget, Rewrite, _last_true, aimed_plan, with_dense_equivalents
 from onnxsep.convolution import ConvSite, Geometry
 from onnxsep.passes.separate import Calibration
 from onnxsep.plan import (
     Candidate,
     LayerOptions,
+    Plan,
     dense_time,
     forced_plan,
     layer_options,
@@ -147,3 +150,25 @@ def test_budget() -> None:
     assert budget.sparing(0.0).accepts(lucky)
     assert "1 lost" in budget.describe()
     assert "20 dB" in budget.describe()
+
+
+def tried_at(divergence: float, drop: float) -> Rewrite[Any]:
+    quality = Quality(90.0, 90.0 - drop, drop, 0.0, {"y": 30.0}, 250)
+    return Rewrite(Plan({}, 1.0, {}, divergence), None, quality)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("known", "place"),
+    [
+        pytest.param([], None, id="nothing-tried"),
+        pytest.param([(4.0, 0.01)], None, id="nothing-lost"),
+        pytest.param([(4.0, 1.8)], 1, id="proportional"),
+        pytest.param([(2.0, 0.3), (8.0, 1.2)], 4, id="between-two"),
+        pytest.param([(1.0, 0.9), (4.0, 3.6)], 0, id="the-nearest-leads"),
+    ],
+)
+def test_the_next_plan_is_aimed_at(known: list[tuple[float, float]], place: int | None) -> None:
+    plans = [Plan({}, 1.0, {}, divergence) for divergence in (1.0, 2.0, 4.0, 5.0, 5.9, 8.0)]
+    tried = [tried_at(*point) for point in known]
+    assert aimed_plan(tried, plans, Budget(1.0, None, spare=0.0)) == place
+    assert aimed_plan(tried, plans, Budget(None, 20.0)) is None

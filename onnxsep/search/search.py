@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxsep.choose import Budget, Rewrite, most_daring_within
+from onnxsep.choose import Budget, Rewrite, aimed_plan, most_daring_within
 from onnxsep.decision import Decision
 from onnxsep.errors import BudgetError
 from onnxsep.evaluation import Batches, Evaluation
@@ -37,7 +37,7 @@ _TIMING_SECONDS = 25.0
 _ALIGNMENT_SECONDS = 10.0
 _FINAL_SECONDS = 2.0
 # Whole rewrites tried for one precision; each costs a walk through the network.
-_MOST_REWRITES = 4
+_MOST_REWRITES = 3
 # Plans of one precision that are finished, timed and may be handed out: the fastest, and one that
 # has so many standard errors of its drop to spare.
 _FINALISTS = 2
@@ -241,27 +241,23 @@ class _Search:
             built = self._builder.build(fast[0], precision, corrects_bias=True)
             self._note(built, self._evaluation.of(built.model))
             return
-        _, tried = most_daring_within(
-            self._cleaned,
-            self._candidates,
-            plans,
-            lambda plan: self._builder.build(plan, precision),
-            self._evaluation,
-            self._budget,
-            self._progress,
-            most_rewrites=_MOST_REWRITES,
-            late=self._deadline.late,
-            start=self._start(plans),
-        )
+        best, tried = self._daring(plans, precision, self._budget, self._start(plans))
+        careful = self._budget.sparing(max(_CAREFUL, self._budget.spare))
+        if best is not None and not careful.accepts(best.quality):
+            # Images that verify may reject it: a more careful one must be at hand.
+            place = next(i for i, plan in enumerate(plans) if plan is best.plan)
+            if place > 0:
+                start = aimed_plan(tried, plans[:place], careful)
+                tried += self._daring(plans[:place], precision, careful, start, most=1)[1]
         self._tried += tried
         if precision == "int8":
             tried += self._barely(plans[0], precision)
             tried += self._partly_float(tried)
         if not self._settings.front:
             # The next more careful one, in case images that nothing has seen judge otherwise.
-            within = [one for one in tried if self._budget.accepts(one.quality)]
+            once = {tuple(one.plan.decisions.items()): one for one in tried}
+            within = [one for one in once.values() if self._budget.accepts(one.quality)]
             within.sort(key=lambda one: one.plan.cost)
-            careful = self._budget.sparing(_CAREFUL)
             second = [one for one in within[1:] if careful.accepts(one.quality)] or within[1:]
             finalists = within[:1] + second[: _FINALISTS - 1]
             if precision == "int8" and tried[-1] in within and tried[-1] not in finalists:
@@ -277,6 +273,28 @@ class _Search:
                 tried.append(Rewrite(plan, built, self._evaluation.of(built.model)))
         for rewrite in tried:
             self._finish(rewrite, precision)
+
+    def _daring(
+        self,
+        plans: Sequence[Plan],
+        precision: Precision,
+        budget: Budget,
+        start: int | None,
+        most: int = _MOST_REWRITES,
+    ) -> tuple[Rewrite[Built] | None, list[Rewrite[Built]]]:
+        """The most daring of the plans within a budget, and all that were tried."""
+        return most_daring_within(
+            self._cleaned,
+            self._candidates,
+            plans,
+            lambda plan: self._builder.build(plan, precision),
+            self._evaluation,
+            budget,
+            self._progress,
+            most_rewrites=most,
+            late=self._deadline.late,
+            start=start,
+        )
 
     def _start(self, plans: Sequence[Plan]) -> int | None:
         """Where the budget ends, by what plans of another precision have lost."""
