@@ -99,8 +99,12 @@ class Histogram:
             flat = flat.astype(np.float64)
         # Exact: a power of two changes nothing but the exponent.
         scaled = flat * flat.dtype.type(math.ldexp(1.0, -frame.exponent))
-        places = np.floor(scaled, out=scaled).astype(np.intp)
-        places -= frame.first
+        if frame.first:
+            np.floor(scaled, out=scaled)
+        # Without negative values, cutting decimals off is rounding down.
+        places = scaled.astype(np.intp)
+        if frame.first:
+            places -= frame.first
         counts = np.bincount(places, minlength=frame.bins)
         # Counting booleans is several times faster than counting floats.
         zeros = int(np.count_nonzero(flat == 0))

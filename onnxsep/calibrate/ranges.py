@@ -30,7 +30,9 @@ class ValueStatistics:
 
     Attributes:
         name: The value's name in the graph.
-        minimum: Smallest of all its elements, exact; 0 if there were none.
+        minimum: Smallest of all its elements, exact; 0 if there were none. Only of a large value
+            that cannot be negative, and in whose sample there is no 0, the smallest of the sample:
+            ranges include zero, so none depends on it.
         maximum: Largest of them, exact; 0 if there were none.
         count: Elements met.
         histogram: Of all of them, or of an even sample where there were many.

@@ -142,7 +142,7 @@ def test_large_value_without_negative_elements_is_pooled() -> None:
     expected = np.maximum(-feeds["x"], 0)
     assert isinstance(b, Pooled)
     np.testing.assert_array_equal(b.largest[..., 0, 0], expected.max(axis=(2, 3)))
-    np.testing.assert_array_equal(b.lattice, expected[:, :, ::3, ::3])
+    np.testing.assert_array_equal(b.lattice, expected[:, :, ::4, ::4])
     assert b.size == expected.size
     for value in (exponential, d, y):
         # Nothing says of these that they cannot be negative.
@@ -174,7 +174,7 @@ def test_pooled_value_that_is_never_zero() -> None:
     model = with_shapes(large())
     feeds = {"x": -1 - np.abs(normal(2, *LARGE))}
     found = collect_statistics(model, [feeds], ["b"], threads=1)["b"]
-    assert found.minimum == (-feeds["x"][:, :, ::3, ::3]).min()
+    assert found.minimum == (-feeds["x"][:, :, ::4, ::4]).min()
     exact = ValueStatistics.of("b", -feeds["x"])
     assert found.range("minmax") == exact.range("minmax")
 
@@ -194,7 +194,7 @@ class Division:
     groups: list[str]
 
 
-# A value has 491,520 bytes; of ``b`` a ninth is handed out, and its largest elements.
+# A value has 491,520 bytes; of ``b`` a sixteenth is handed out, and its largest elements.
 DIVISIONS = [
     Division(True, 2 * 10**6, ["b val_0 g y"]),
     Division(True, 6 * 10**5, ["b val_0 g", "y"]),
