@@ -38,7 +38,7 @@ def test_a_share_of_the_backend_tests() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "step", [pytest.param(10, id="a-tenth"), pytest.param(1, id="all", marks=pytest.mark.long)]
+    "step", [pytest.param(20, id="a-twentieth"), pytest.param(1, id="all", marks=pytest.mark.long)]
 )
 def test_all_backend_tests(step: int) -> None:
     sources = ("node", "simple", "pytorch-converted", "pytorch-operator", "light")
@@ -54,6 +54,7 @@ def test_all_backend_tests(step: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_trained_networks_and_odd_graphs() -> None:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"evaluation data are not here: {SHARED_DATA} (set ONNXSEP_SHARED_DATA)")
@@ -68,7 +69,7 @@ def test_trained_networks_and_odd_graphs() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "step", [pytest.param(5, id="a-fifth"), pytest.param(1, id="all", marks=pytest.mark.long)]
+    "step", [pytest.param(10, id="a-tenth"), pytest.param(1, id="all", marks=pytest.mark.long)]
 )
 def test_graphs_of_chance(step: int) -> None:
     names = names_of("random")[::step]

@@ -57,8 +57,9 @@ QUICKEST = (
     "resnet20_cifar10",
     "slimnet8_cifar10",
     "squeezenet11_imagenet",
-    "yunet_n_dynamic",
-    *ODD,
+    "slimnet8_inside_If",
+    "slimnet8_siamese_shared_weights_flipTTA",
+    "slimnet8_weights_HWIO_Transpose",
 )
 ARCHITECTURES = (
     "resnet18",

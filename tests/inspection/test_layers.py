@@ -336,6 +336,7 @@ def vgg16_by_hand() -> tuple[int, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["vgg16", "resnet50"])
 def test_large_networks_whole(build_network: BuildNetwork, name: str) -> None:
     found = quick(ir.from_proto(build_network(name)))

@@ -33,6 +33,7 @@ def test_a_kill_leaves_the_old_file_or_the_new_one(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["inside", "beside"])
 def test_many_kills_leave_the_old_file_or_the_new_one(kind: str, tmp_path: Path) -> None:
     found = kill_writers(kind, tmp_path, times=40, seed=1)

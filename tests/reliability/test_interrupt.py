@@ -89,6 +89,7 @@ def test_interrupted(stage: str, delay: float, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "stage",
     [
