@@ -22,6 +22,7 @@ from onnxsep.passes.base import LosslessPass, LossyPass, RewriteResult
 from onnxsep.passes.correct_bias import CorrectBias
 from onnxsep.passes.equalize import Equalize, collect_channel_statistics, values_to_equalize
 from onnxsep.passes.lowering import replace_by_factors
+from onnxsep.passes.pool_first import PoolFirst
 from onnxsep.passes.quantize import (
     Quantize,
     QuantizeSettings,
@@ -34,6 +35,7 @@ from onnxsep.progress import Progress
 from onnxsep.proof import require_equal
 from onnxsep.quality import signal_to_noise_db
 from onnxsep.runtime import Feeds
+from onnxsep.search.mixed import Compare, faster_in_float
 from onnxsep.sensitivity import keep_worst_in_float, rank_sensitivity
 from onnxsep.stopwatch import Stopwatch
 from onnxsep.targets import Target
@@ -48,8 +50,9 @@ _JUDGES = 100
 _BIAS_IMAGES = 64
 # The cost of a layer is measured on fewer: there are many of them, and only their order counts.
 _RANKING_IMAGES = 32
-# Where only time counts, every value is taken to lie here.
-_ANY_RANGE = np.array([-1.0, 1.0], dtype=np.float32)
+# Where only time counts, every value is taken to lie here: what a Relu leaves must not need another
+# scale than what a pool or a Concat makes of it, or these become tables that are looked up.
+_ANY_RANGE = np.array([0.0, 1.0], dtype=np.float32)
 # Rounding of a convolution whose terms are summed in another order, relative to the output.
 _CHECK_BATCHES = 1
 
@@ -146,7 +149,9 @@ class Builder:
         model, accounts = self._float_twin(plan, precision, alignment or {})
         quantization = None
         if precision == "int8":
-            settings = dataclasses.replace(self._settings, keep_float=keep_float)
+            settings = dataclasses.replace(
+                self._settings, keep_float=self._settings.keep_float | keep_float
+            )
             statistics = self._statistics(model)
             methods = [
                 dataclasses.replace(settings, method=method) for method in get_args(RangeMethod)
@@ -217,6 +222,8 @@ class Builder:
             found = collect_channel_statistics(model, self._range_images(), wanted)
             accounts.append((Equalize, Equalize(found)(model)))
             self._require_equal(separated.model, model, "equalizing channels")
+        if precision == "int8":
+            accounts.append((PoolFirst, PoolFirst()(model)))
         if alignment:
             aligned = AlignChannels(alignment)(model)
             self._require_equal(separated.model, model, "aligning channels")
@@ -258,11 +265,33 @@ class Builder:
                 replace_by_factors(model.graph, site, chosen, bias, self._target.repeat)
         return self.roughly_quantized(model) if precision == "int8" else model
 
-    def roughly_quantized(self, model: ir.Model) -> ir.Model:
-        """Quantized with arbitrary ranges: as fast as with the right ones."""
-        wanted = values_to_calibrate(model, self._settings)
+    def roughly_quantized(
+        self, model: ir.Model, keep_float: frozenset[str] = frozenset()
+    ) -> ir.Model:
+        """Quantized in place with arbitrary ranges: as fast as with the right ones."""
+        PoolFirst()(model)
+        settings = dataclasses.replace(
+            self._settings, keep_float=self._settings.keep_float | keep_float
+        )
+        wanted = values_to_calibrate(model, settings)
         statistics = {name: ValueStatistics.of(name, _ANY_RANGE) for name in wanted}
-        return Quantize(statistics, self._settings)(model).model
+        return Quantize(statistics, settings)(model).model
+
+    def faster_in_float(
+        self, plan: Plan, alignment: Mapping[str, int], compare: Compare, seconds: float
+    ) -> frozenset[str]:
+        """Convolutions with which in float a plan in int8 runs faster here, found by measuring."""
+        model = self._separate(plan).model
+        if alignment:
+            model = model.clone()
+            AlignChannels(alignment)(model)
+        return faster_in_float(
+            model,
+            lambda names: self.roughly_quantized(model.clone(), names),
+            compare,
+            seconds,
+            self._progress,
+        )
 
     def alignment(self, plan: Plan, precision: Precision, seconds: float) -> Mapping[str, int]:
         """The channel counts with which a plan runs fastest here, found by measuring."""

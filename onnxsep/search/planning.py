@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -17,6 +17,7 @@ from onnxsep.search.allocate import Allocation, Layer, Option, plans_along_front
 from onnxsep.search.build import Builder, Deadline, Precision
 from onnxsep.search.candidates import LayerChoices
 from onnxsep.search.divergence import Divergences
+from onnxsep.search.mixed import Compare
 from onnxsep.search.recalibrate import MeasuredPlan, recalibrate
 from onnxsep.search.timing import LayerTimer, LayerTimes
 
@@ -31,9 +32,6 @@ _KEPT_TRAIT, _SEPARATED_TRAIT = "kept", "separated"
 _BLOCK = 4
 # A plan must be predicted to be faster than the next more careful one by this share.
 _LEAST_STEP = 0.01
-
-Compare = Callable[[ir.Model, ir.Model, float], Comparison]
-"""Two models in turn for so many seconds."""
 
 
 class Planner:

@@ -35,6 +35,7 @@ from onnxsep.targets import Target
 
 _TIMING_SECONDS = 25.0
 _ALIGNMENT_SECONDS = 10.0
+_MIXED_SECONDS = 5.0
 _FINAL_SECONDS = 2.0
 # Whole rewrites tried for one precision; each costs a walk through the network.
 _MOST_REWRITES = 3
@@ -331,16 +332,22 @@ class _Search:
         return [Rewrite(built.plan, built, self._evaluation.of(built.model))]
 
     def _finish(self, rewrite: Rewrite[Built], precision: Precision) -> None:
-        """Align channels where that pays, and note the result."""
+        """Align channels and leave layers in float where that pays, and note the result."""
         built, quality = rewrite.result, rewrite.quality
         seconds = self._deadline.left(_ALIGNMENT_SECONDS)
         alignment: Mapping[str, int] = {}
         if self._settings.aligns:
             alignment = self._builder.alignment(rewrite.plan, precision, seconds)
-        if alignment or precision == "int8":
-            built = self._builder.build(
-                rewrite.plan, precision, alignment, built.keep_float, corrects_bias=True
+        if precision == "int8":
+            keep_float = built.keep_float | self._builder.faster_in_float(
+                rewrite.plan, alignment, self._compare, self._deadline.left(_MIXED_SECONDS)
             )
+            built = self._builder.build(
+                rewrite.plan, precision, alignment, keep_float, corrects_bias=True
+            )
+        elif alignment:
+            built = self._builder.build(rewrite.plan, precision, alignment)
+        if built is not rewrite.result:
             quality = self._evaluation.of(built.model)
         self._note(built, quality)
 
