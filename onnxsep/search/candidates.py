@@ -36,14 +36,16 @@ from onnxsep.passes.base import Refusal
 from onnxsep.passes.separate import Calibration, ridge_for, why_not
 from onnxsep.progress import Progress, Silence
 
-# Filters per channel. A fifth costs more than half of a dense 3x3 layer's multiplications.
-_DEPTHWISE_POINTWISE_RANKS = (1, 2, 3, 4)
+# Filters per channel.
+_DEPTHWISE_POINTWISE_RANKS = (1, 2, 3, 4, 5, 6)
 _POINTWISE_DEPTHWISE_RANKS = (1, 2, 3)
 # Work N (r C)³ of a step of the pointwise-depthwise search above which its fit takes longer than
 # all others of the layer together (64 channels at rank 3: about a second).
 _MOST_POINTWISE_DEPTHWISE_WORK = 5e8
 # Channels in the middle of cp, as shares of the layer's smaller side.
-_SHARES = (0.5, 0.75, 1.0, 1.5, 2.0)
+_SHARES = (0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+# What needs more than this share of a dense layer's multiplications is hardly ever faster.
+_MOST_WORK = 0.7
 # Their number is rounded up to a block of the widest layout (AVX-512), or, where the layer is
 # smaller than two of these, of the next one (AVX2): two counts in one block take the same time.
 _BLOCK, _SMALL_BLOCK = 16, 8
@@ -206,11 +208,13 @@ def spatial_sizes(
     return {site.name: (shapes[site.input_name], shapes[site.output_name]) for site in sites}
 
 
-def cp_channels(outputs: int, channels: int) -> list[int]:
+def cp_channels(outputs: int, channels: int, positions: int) -> list[int]:
     """Numbers of channels in the middle of ``cp`` for a layer from C to N channels."""
     smaller = min(outputs, channels)
     block = _BLOCK if smaller >= 2 * _BLOCK else _SMALL_BLOCK
-    return sorted({math.ceil(share * smaller / block) * block for share in _SHARES})
+    most = _MOST_WORK * outputs * channels * positions / (outputs + channels + positions)
+    wanted = {math.ceil(share * smaller / block) * block for share in _SHARES}
+    return sorted(count for count in wanted if count <= most)
 
 
 class _Fits:
@@ -266,10 +270,9 @@ def _fit(task: _FitTask) -> _Outcome:
     """Every form at every rank that multiplies less than the layer itself."""
     try:
         problem = LayerProblem.from_moments(task.weight, task.bias, task.moments, ridge=task.ridge)
-        outputs, channels, _ = problem.weight.shape
         fits: list[Fit[Factors]] = []
         for form in task.forms:
-            ranks = _ranks(form, outputs, channels)
+            ranks = _ranks(form, *problem.weight.shape)
             if ranks:
                 fits += rank_curve(
                     problem,
@@ -284,10 +287,11 @@ def _fit(task: _FitTask) -> _Outcome:
     return fits
 
 
-def _ranks(form: Form, outputs: int, channels: int) -> list[int]:
+def _ranks(form: Form, outputs: int, channels: int, positions: int) -> list[int]:
     match form:
         case "depthwise-pointwise":
-            return list(_DEPTHWISE_POINTWISE_RANKS)
+            most = _MOST_WORK * outputs * positions / (outputs + positions)
+            return [rank for rank in _DEPTHWISE_POINTWISE_RANKS if rank <= most]
         case "pointwise-depthwise":
             return [
                 rank
@@ -295,7 +299,7 @@ def _ranks(form: Form, outputs: int, channels: int) -> list[int]:
                 if outputs * (rank * channels) ** 3 <= _MOST_POINTWISE_DEPTHWISE_WORK
             ]
         case "cp":
-            return cp_channels(outputs, channels)
+            return cp_channels(outputs, channels, positions)
 
 
 def _possible_forms(
