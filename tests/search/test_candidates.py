@@ -173,20 +173,26 @@ class Channels:
     outputs: int
     channels: int
     wanted: list[int]
+    positions: int = 9
 
 
 @pytest.mark.parametrize(
     "case",
     [
         Channels(16, 16, [8, 16, 24, 32]),
-        Channels(32, 16, [8, 16, 24, 32]),
-        Channels(58, 50, [32, 48, 64, 80, 112]),
-        Channels(64, 64, [32, 48, 64, 96, 128]),
+        Channels(32, 16, [8, 16, 24, 32, 40, 48]),
+        Channels(58, 50, [32, 48, 64, 80, 112, 128]),
+        Channels(64, 64, [32, 48, 64, 96, 128, 160]),
+        Channels(512, 64, [32, 48, 64, 96, 128, 160, 192, 256]),
+        Channels(64, 64, [32, 48, 64], 3),
     ],
-    ids=lambda case: f"{case.channels}to{case.outputs}",
+    ids=lambda case: f"{case.channels}to{case.outputs}by{case.positions}",
 )
-def test_channels_in_the_middle_fill_blocks(case: Channels) -> None:
-    assert cp_channels(case.outputs, case.channels) == case.wanted
+def test_channels_in_the_middle_fill_blocks_and_save_work(case: Channels) -> None:
+    found = cp_channels(case.outputs, case.channels, case.positions)
+    assert found == case.wanted
+    dense = case.outputs * case.channels * case.positions
+    assert found[-1] * (case.outputs + case.channels + case.positions) <= 0.7 * dense
 
 
 def candidate(decision: Decision, error: float) -> Candidate:
