@@ -10,7 +10,7 @@ from onnxsep.errors import OutputError
 from onnxsep.evaluation import Evaluation
 from onnxsep.model import atomic_file, save_model
 from onnxsep.report.front import FrontRow, front_html, front_json
-from onnxsep.search.search import Finding
+from onnxsep.search.findings import Finding
 
 JSON_FILE = "front.json"
 HTML_FILE = "front.html"

@@ -39,8 +39,8 @@ from onnxsep.replay import plan_path, write_plan
 from onnxsep.report.build import RunFacts, build_record
 from onnxsep.report.front import FrontRow
 from onnxsep.report.record import QualityRow, Record
-from onnxsep.rewrite import Rewritten, adopt, rewrite
-from onnxsep.search.search import Finding
+from onnxsep.rewrite import HOPE, Rewritten, adopt, rewrite
+from onnxsep.search.findings import Finding
 from onnxsep.targets import get_target
 
 # Batches on which lossless passes must agree with the input.
@@ -269,7 +269,8 @@ def _verified(
     while True:
         progress.stage("verifying")
         facts.quality = [_quality_row(*one, found.model) for one in sets]
-        over = [row.quality for row in facts.quality if not _holds(row, budget)]
+        spare = 0.0 if material.verification is None else HOPE
+        over = [row.quality for row in facts.quality if not _holds(row, budget, spare)]
         if not over or not enforced:
             return found
         measure = selection.measure
@@ -285,17 +286,17 @@ def _verified(
         facts.warnings.append(f"another result was taken: of the first choice, {message}")
         progress.note(facts.warnings[-1])
         failed.append(found.finding)
-        found = adopt(found.outcome, cleaned, facts, failed)
+        found = adopt(found.outcome.retreat(found.finding), cleaned, facts, failed)
 
 
-def _holds(row: QualityRow, budget: Budget) -> bool:
+def _holds(row: QualityRow, budget: Budget, spare: float) -> bool:
     """Whether the images speak for the budget.
 
     What verifies must hold as measured; on the images of the choice the less chancy estimate
     counts, by which the choice was made.
     """
     return budget.holds(row.quality) or (
-        row.role == "selection" and budget.sparing(0.0).accepts(row.quality)
+        row.role == "selection" and budget.sparing(spare).accepts(row.quality)
     )
 
 

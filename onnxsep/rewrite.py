@@ -27,11 +27,15 @@ from onnxsep.replay import repeat_plan
 from onnxsep.report.build import RunFacts
 from onnxsep.report.record import TrialRow
 from onnxsep.search.build import Builder, Built, Precision
-from onnxsep.search.search import Finding, Outcome, SearchSettings, search
+from onnxsep.search.findings import Finding, Outcome, SearchSettings
+from onnxsep.search.search import search
 from onnxsep.search.timing_cache import default_cache_path
 from onnxsep.targets import get_target
 
 NOTHING = Plan({}, 1.0, {})
+# Standard errors that a choice has to spare where other images verify it: it may be as good as the
+# images of the choice leave room for.
+HOPE = -1.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,8 +99,8 @@ def rewrite(
             material.fit,
             material.single,
             selection,
-            # Images that verify decide between the fastest result and a more careful one.
-            budget.sparing(0.0) if material.verification is not None else budget,
+            # Images that verify decide; one that they reject is followed by a more careful one.
+            budget.sparing(HOPE) if material.verification is not None else budget,
             target,
             search_settings(options),
             progress,
@@ -124,7 +128,7 @@ def rewrite(
 def search_settings(options: Options) -> SearchSettings:
     """What the options mean for the search."""
     wanted: dict[str, tuple[Precision, ...]] = {
-        "auto": ("fp32", "int8"),
+        "auto": ("int8", "fp32"),
         "fp32": ("fp32",),
         "int8": ("int8",),
     }

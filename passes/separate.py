@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 
 import numpy as np
 import onnx_ir as ir
@@ -70,6 +70,10 @@ class Calibration:
     batches: Iterable[Feeds]
     samples: int
     threads: int = 0
+
+
+Memory = MutableMapping[tuple[tuple[str, Decision], ...], Fit[Factors]]
+"""Fits by what was decided for their convolution and for all before it."""
 
 
 def ridge_for(samples: int) -> float:
@@ -144,6 +148,7 @@ class Separate(LossyPass):
         target: Target = TARGETS["cpu"],
         behind_activation: bool = True,
         seed: int = 0,
+        memory: Memory | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Prepare the pass.
@@ -156,6 +161,8 @@ class Separate(LossyPass):
             target: Decides the graph form.
             behind_activation: Refit every layer so that the error behind its activation is small.
             seed: Of the choice of output positions.
+            memory: Fits of other plans for the same network, data and settings, which a plan that
+                begins alike takes over; new ones are added.
             progress: Told about every layer.
         """
         self._decisions = decisions
@@ -164,6 +171,7 @@ class Separate(LossyPass):
         self._target = target
         self._behind_activation = behind_activation
         self._seed = seed
+        self._memory: Memory = {} if memory is None else memory
         self._progress = progress or Silence()
 
     def call(self, model: ir.Model) -> RewriteResult:
@@ -175,6 +183,7 @@ class Separate(LossyPass):
         result = RewriteResult(model, modified=False)
         result.refusals.extend(_unreadable(node) for node in others)
         result.refusals.extend(_inside_subgraphs(model))
+        done: tuple[tuple[str, Decision], ...] = ()
         for site in sites:
             decision = self._decisions.get(site.name)
             if decision is None:
@@ -184,9 +193,13 @@ class Separate(LossyPass):
             if refusal is not None:
                 result.refusals.append(refusal)
                 continue
+            done = (*done, (site.name, decision))
             try:
-                with blas_threads_for(site.in_channels * site.taps):
-                    fit = self._fit(site, original_sites[site.name], original, walks, decision)
+                fit = self._memory.get(done)
+                if fit is None:
+                    with blas_threads_for(site.in_channels * site.taps):
+                        fit = self._fit(site, original_sites[site.name], original, walks, decision)
+                    self._memory[done] = fit
                 replace_by_factors(model.graph, site, fit.factors, fit.bias, self._target.repeat)
             except FactorizationError as error:
                 result.refusals.append(Refusal(site.name, "fit-failed", str(error)))

@@ -12,10 +12,12 @@ import onnxruntime
 import pytest
 
 import onnxsep.search.search as searching
+from onnxsep import pipeline
 from onnxsep.errors import BudgetError, ConfigurationError, InputError
 from onnxsep.latency import Comparison, Timing
 from onnxsep.options import Options
 from onnxsep.pipeline import Result, optimize
+from onnxsep.report.record import QualityRow
 
 from .small_models import write_images, write_small_network
 
@@ -39,11 +41,13 @@ def settings(images: Path, **changes: object) -> Options:
     return Options(**{**defaults, **changes})  # type: ignore[arg-type]
 
 
-def weights(model: ir.Model) -> int:
+def cost(model: ir.Model) -> float:
+    """Number of weights; those on integers, and scales, cost half."""
+    values = list(model.graph.initializers.values())
     return sum(
-        value.const_value.size
-        for value in model.graph.initializers.values()
-        if value.const_value is not None
+        value.const_value.size * (1.0 if value.const_value.dtype == ir.DataType.FLOAT else 0.5)
+        for value in values
+        if value.const_value is not None and "scale" not in (value.name or "")
     )
 
 
@@ -52,9 +56,7 @@ def fewer_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which time follows from the number of weights, always the same."""
 
     def measured(first: ir.Model, second: ir.Model, *_: object, **__: object) -> Comparison:
-        before, after = weights(first), weights(second)
-        if any(node.op_type == "QuantizeLinear" for node in second.graph):
-            after = after / 2
+        before, after = cost(first), cost(second)
         speed = before / after
         return Comparison(
             Timing(1.0, 0.0, (1.0,)),
@@ -173,6 +175,39 @@ def test_plan_for_something_else_is_refused(network: Path, images: Path, tmp_pat
         settings(images, plan=plan, rank=2.0)
     with pytest.raises(InputError, match="cannot read"):
         optimize(network, settings(images, plan=tmp_path / "none.json"))
+
+
+@pytest.mark.usefixtures("fewer_is_faster")
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_what_other_images_reject_is_followed_by_more_careful_results(
+    network: Path, images: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def holds(row: QualityRow, *_: object) -> bool:
+        if row.role != "verification":
+            return True
+        asked.append(row.quality.samples)
+        untouched = row.quality.worst_snr_db > 100
+        return len(asked) > rejected or untouched
+
+    monkeypatch.setattr(pipeline, "_holds", holds)
+    chosen = []
+    for rejected in (0, 1, 2, 3, 4):
+        asked.clear()
+        options = settings(images, precision=precision, test_data=str(images))
+        record = optimize(network, options).record
+        assert len(asked) == min(rejected, len(record.trials)) + 1
+        chosen.append([row.chosen for row in record.trials])
+        speeds = [row.speedup for row in record.trials]
+        assert speeds == sorted(speeds, reverse=True)
+        assert sum("another result was taken" in text for text in record.warnings) >= 1 * bool(
+            rejected
+        )
+    assert chosen[0] == [True]
+    assert chosen[1] == [False, True]
+    # In the end nothing is separated any more, and after that nothing is handed out at all.
+    assert not any(chosen[-1])
 
 
 def test_time_limit_ends_the_search_with_a_result(network: Path, images: Path) -> None:

@@ -16,7 +16,7 @@ from onnxsep.calibrate.ranges import RangeMethod, ValueStatistics
 from onnxsep.convolution import find_convolutions
 from onnxsep.decision import Decision
 from onnxsep.evaluation import Batches, collect_outputs
-from onnxsep.factorize import Factors
+from onnxsep.factorize import Factors, Fit
 from onnxsep.passes.align_channels import AlignChannels, choose_alignment
 from onnxsep.passes.base import LosslessPass, LossyPass, RewriteResult
 from onnxsep.passes.correct_bias import CorrectBias
@@ -126,6 +126,7 @@ class Builder:
         self._cache = cache
         self._range_fingerprint: str | None = None
         self._separated: dict[tuple[tuple[str, Decision], ...], RewriteResult] = {}
+        self._fits: dict[tuple[tuple[str, Decision], ...], Fit[Factors]] = {}
 
     def build(
         self,
@@ -319,6 +320,7 @@ class Builder:
                 refusals=plan.refusals,
                 target=self._target,
                 seed=self._seed,
+                memory=self._fits,
                 progress=self._progress,
             )
             self._separated[key] = rewrite(self._cleaned.clone())

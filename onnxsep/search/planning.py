@@ -68,20 +68,31 @@ class Planner:
         self._compare = compare
         self._deadline = deadline
         self._progress = progress
+        # How much faster than in float the network is with nothing separated.
+        self._unseparated: dict[Precision, float] = {}
         self._factors = {
             (layer.site.name, candidate.decision): candidate.factors
             for layer in choices
             for candidate in layer.candidates
         }
 
+    def speedup(self, plan: Plan, precision: Precision) -> float:
+        """Over the cleaned network in float, as far as predicted; of plans made here."""
+        return self._unseparated[precision] / plan.cost
+
     def plans(self, precision: Precision) -> list[Plan]:
-        """From careful to daring, the sum of layer times corrected by that of whole models."""
+        """From careful to daring, the sum of layer times corrected by that of whole models.
+
+        Costs are shares of the time of the network in the same precision with nothing separated.
+        """
         times = self._timer.times(self._choices, precision=precision)
         layers = [self._layer(choice, times) for choice in self._choices]
         baseline = self._cleaned
         if precision == "int8":
             baseline = self._builder.roughly_quantized(baseline.clone())
-        whole = self._time(baseline)
+        comparison = self._compare(self._cleaned, baseline, _WHOLE_SECONDS)
+        whole = comparison.second.median
+        self._unseparated[precision] = comparison.speedup if precision == "int8" else 1.0
         fixed = max(whole - sum(layer.keep.ms for layer in layers), 0.0)
         front = plans_along_front(layers, fixed_ms=fixed)
         measured = [MeasuredPlan.of(front[0], whole)]
@@ -180,10 +191,6 @@ class Planner:
             }
             faster = [dataclasses.replace(front[0], refusals={**front[0].refusals, **refusals})]
         return faster
-
-    def _time(self, model: ir.Model) -> float:
-        """Milliseconds of one inference of a whole model, beside the cleaned one."""
-        return self._compare(self._cleaned, model, _WHOLE_SECONDS).second.median
 
 
 def _traits(choice: LayerChoices, decision: Decision, padding: int) -> frozenset[str]:

@@ -7,9 +7,7 @@ is then carried out, in float and in int8, the fastest that holds the budget is 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import onnx_ir as ir
 
@@ -20,7 +18,6 @@ from onnxsep.evaluation import Batches, Evaluation
 from onnxsep.latency import Comparison, compare_latency
 from onnxsep.means import Means
 from onnxsep.model import serialized_bytes
-from onnxsep.passes.quantize import QuantizeSettings
 from onnxsep.passes.separate import Calibration
 from onnxsep.plan import Plan
 from onnxsep.progress import Progress
@@ -29,6 +26,7 @@ from onnxsep.runtime import Feeds
 from onnxsep.search.build import Builder, Built, Deadline, Precision
 from onnxsep.search.candidates import Candidate, layer_choices
 from onnxsep.search.divergence import divergences
+from onnxsep.search.findings import Finding, Outcome, SearchSettings
 from onnxsep.search.planning import Planner
 from onnxsep.search.timing import LayerTimer
 from onnxsep.targets import Target
@@ -39,80 +37,19 @@ _MIXED_SECONDS = 5.0
 _FINAL_SECONDS = 2.0
 # Whole rewrites tried for one precision; each costs a walk through the network.
 _MOST_REWRITES = 3
-# Plans of one precision that are finished, timed and may be handed out: the fastest, and one that
-# has so many standard errors of its drop to spare.
+# Plans of one precision that are finished until one still holds the budget then.
 _FINALISTS = 2
-_CAREFUL = 1.0
+# Where images that nothing had seen reject a result, the next one must have so many standard errors
+# of its drop to spare; after the last, nothing is separated.
+_RETREATS = (0.5, 2.0)
+_RETREAT_REWRITES = 2
+# A precision that is predicted to be slower than this share of what another one has reached is not
+# carried out.
+_WORTH_A_TRY = 0.95
 # Plans carried out for a front beside those around the border of the budget.
 _FRONT_PLANS = 4
 
 Key = tuple[str, Decision]
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchSettings:
-    """What a search may do.
-
-    Attributes:
-        precisions: To be tried.
-        threads: Of latency measurements.
-        seed: Of every random choice.
-        min_speedup: Least speed-up; the most careful plan that reaches it is taken. None takes the
-            fastest plan within the budget.
-        seconds: Time for the whole search; None for as long as it needs.
-        cache: File of layer times measured before; None keeps none.
-        calibration_cache: Of activation statistics, see `collect_cached`; None keeps none.
-        quantization: Settings of int8.
-        aligns: Whether channel counts may be padded.
-        front: Also carry out plans beside the best one, for a Pareto front.
-    """
-
-    precisions: tuple[Precision, ...]
-    threads: int = 1
-    seed: int = 0
-    min_speedup: float | None = None
-    seconds: float | None = None
-    cache: Path | None = None
-    calibration_cache: Path | None = None
-    quantization: QuantizeSettings = dataclasses.field(default_factory=QuantizeSettings)
-    aligns: bool = True
-    front: bool = False
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Finding:
-    """A result that was built, judged and timed.
-
-    Attributes:
-        built: The model and how it came about.
-        quality: On images that no fit saw.
-        comparison: The cleaned input against it.
-        holds: Whether it is within the budget.
-        bytes: Size of the model as a file.
-    """
-
-    built: Built
-    quality: Quality
-    comparison: Comparison
-    holds: bool
-    bytes: int
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a search found.
-
-    Attributes:
-        ranked: To be handed out, the best first; none if nothing is faster within the budget.
-        findings: All that was built and timed.
-        kept: Reasons of the convolutions that were looked at, for when nothing was rewritten.
-        notes: What the report must say.
-    """
-
-    ranked: tuple[Finding, ...]
-    findings: tuple[Finding, ...]
-    kept: Plan
-    notes: tuple[str, ...]
 
 
 def search(
@@ -211,61 +148,88 @@ class _Search:
             progress,
         )
         self._findings: list[Finding] = []
-        self._tried: list[Rewrite[Built]] = []
+        self._plans: dict[Precision, list[Plan]] = {}
+        self._tried: dict[Precision, list[Rewrite[Built]]] = {}
+        self._retreats: dict[Precision, int] = {}
+        self._kept: Plan | None = None
         self._notes: list[str] = []
 
     def run(self) -> Outcome:
         """Search every precision and compare what they bring."""
-        kept: Plan | None = None
         for precision in self._settings.precisions:
             if self._findings and self._deadline.late():
                 self._notes.append(f"the time was up before {precision} was searched")
                 break
             plans = self._planner.plans(precision)
-            kept = kept or plans[0]
+            self._kept = self._kept or plans[0]
             if precision == "fp32":
                 plans = plans[1:]
-            self._try(plans, precision)
+            plans = self._worth_trying(plans, precision)
+            if plans:
+                self._try(plans, precision)
+        return self._outcome()
+
+    def _outcome(self) -> Outcome:
         return Outcome(
-            self._ranked(), tuple(self._findings), kept or Plan({}, 1.0, {}), tuple(self._notes)
+            self._ranked(),
+            tuple(self._findings),
+            self._kept or Plan({}, 1.0, {}),
+            tuple(self._notes),
+            self._retreat,
         )
 
-    def _try(self, plans: Sequence[Plan], precision: Precision) -> None:
-        """Carry out the plans around the border of the budget, and time the best."""
-        if not plans:
-            return
+    def _worth_trying(self, plans: list[Plan], precision: Precision) -> list[Plan]:
+        """Those that may be faster than what another precision has reached."""
+        reached = [found.comparison.speedup for found in self._findings if found.holds]
+        if not reached or self._settings.front or self._settings.min_speedup is not None:
+            return plans
+        faster = self._as_fast_as(_WORTH_A_TRY * max(reached), plans, precision)
+        if plans and not faster:
+            speedup = self._planner.speedup(plans[-1], precision)
+            self._notes.append(
+                f"{precision} was not carried out: its most daring plan is predicted to be "
+                f"{speedup:.2f}x as fast as the input"
+            )
+        return faster
+
+    def _as_fast_as(self, wanted: float, plans: Sequence[Plan], precision: Precision) -> list[Plan]:
+        return [plan for plan in plans if self._planner.speedup(plan, precision) >= wanted]
+
+    def _try(self, plans: list[Plan], precision: Precision) -> None:
+        """Carry out the plans around the border of the budget, and finish the best."""
         wanted = self._settings.min_speedup
         if wanted is not None:
-            fast = [plan for plan in plans if 1 / plan.cost >= wanted]
+            fast = self._as_fast_as(wanted, plans, precision)
             if not fast:
                 return
             built = self._builder.build(fast[0], precision, corrects_bias=True)
             self._note(built, self._evaluation.of(built.model))
             return
-        best, tried = self._daring(plans, precision, self._budget, self._start(plans))
-        careful = self._budget.sparing(max(_CAREFUL, self._budget.spare))
-        if best is not None and not careful.accepts(best.quality):
-            # Images that verify may reject it: a more careful one must be at hand.
-            place = next(i for i, plan in enumerate(plans) if plan is best.plan)
-            if place > 0:
-                start = aimed_plan(tried, plans[:place], careful)
-                tried += self._daring(plans[:place], precision, careful, start, most=1)[1]
-        self._tried += tried
-        if precision == "int8":
-            tried += self._barely(plans[0], precision)
-            tried += self._partly_float(tried)
-        if not self._settings.front:
-            # The next more careful one, in case images that nothing has seen judge otherwise.
-            once = {tuple(one.plan.decisions.items()): one for one in tried}
-            within = [one for one in once.values() if self._budget.accepts(one.quality)]
-            within.sort(key=lambda one: one.plan.cost)
-            second = [one for one in within[1:] if careful.accepts(one.quality)] or within[1:]
-            finalists = within[:1] + second[: _FINALISTS - 1]
-            if precision == "int8" and tried[-1] in within and tried[-1] not in finalists:
-                finalists.append(tried[-1])
-            for rewrite in finalists:
-                self._finish(rewrite, precision)
+        tried = self._daring(plans, precision, self._budget, self._start(plans))
+        self._plans[precision] = plans
+        self._tried[precision] = tried
+        if self._settings.front:
+            if precision == "int8":
+                tried += self._barely(precision)
+                tried += self._partly_float(tried)
+            self._finish_front(plans, precision)
             return
+        if self._finish_best(precision, self._budget) or precision != "int8":
+            return
+        tried += self._barely(precision)
+        tried += self._partly_float(tried)
+        if self._budget.accepts(tried[-1].quality):
+            self._finish(tried[-1], precision)
+
+    def _finish_best(self, precision: Precision, budget: Budget) -> bool:
+        """Finish the fastest of what was tried that still holds the budget then."""
+        within = [one for one in self._tried[precision] if budget.accepts(one.quality)]
+        within.sort(key=lambda one: one.plan.cost)
+        return any(self._finish(one, precision).holds for one in within[:_FINALISTS])
+
+    def _finish_front(self, plans: Sequence[Plan], precision: Precision) -> None:
+        """Finish all that was tried, and plans all along the way."""
+        tried = self._tried[precision]
         done = {tuple(rewrite.plan.decisions.items()) for rewrite in tried}
         step = max(1, len(plans) // _FRONT_PLANS)
         for plan in plans[step - 1 :: step]:
@@ -275,6 +239,35 @@ class _Search:
         for rewrite in tried:
             self._finish(rewrite, precision)
 
+    def _retreat(self, failed: Finding) -> Outcome:
+        """Finish a more careful result of the same precision, if there can be one."""
+        precision, plan = failed.built.precision, failed.built.plan
+        plans = self._plans.get(precision, [])
+        before = [other for other in plans if other.cost > plan.cost]
+        level = self._retreats.get(precision, 0)
+        if self._settings.front or not plan.decisions or self._settings.min_speedup is not None:
+            return self._outcome()
+        self._retreats[precision] = level + 1
+        if before and level < len(_RETREATS) and not self._deadline.late():
+            budget = self._budget.sparing(_RETREATS[level])
+            tried = self._tried[precision]
+            careful = [
+                one for one in tried if one.plan.cost > plan.cost and budget.accepts(one.quality)
+            ]
+            if careful:
+                self._finish(min(careful, key=lambda one: one.plan.cost), precision)
+                return self._outcome()
+            start = aimed_plan(tried, before, budget)
+            more = self._daring(before, precision, budget, start, most=_RETREAT_REWRITES)
+            tried += more
+            # One that is hardly as careful as it should be is better than none.
+            held = [one for one in more if budget.accepts(one.quality)] or more[-1:]
+            self._finish(min(held, key=lambda one: one.plan.cost), precision)
+        elif precision == "int8":
+            (barely,) = self._barely(precision)
+            self._finish(barely, precision)
+        return self._outcome()
+
     def _daring(
         self,
         plans: Sequence[Plan],
@@ -282,8 +275,8 @@ class _Search:
         budget: Budget,
         start: int | None,
         most: int = _MOST_REWRITES,
-    ) -> tuple[Rewrite[Built] | None, list[Rewrite[Built]]]:
-        """The most daring of the plans within a budget, and all that were tried."""
+    ) -> list[Rewrite[Built]]:
+        """Plans around the border of a budget, carried out."""
         return most_daring_within(
             self._cleaned,
             self._candidates,
@@ -295,25 +288,25 @@ class _Search:
             most_rewrites=most,
             late=self._deadline.late,
             start=start,
-        )
+        )[1]
 
     def _start(self, plans: Sequence[Plan]) -> int | None:
         """Where the budget ends, by what plans of another precision have lost."""
-        within = [one.plan.divergence for one in self._tried if self._budget.accepts(one.quality)]
-        beyond = [
-            one.plan.divergence for one in self._tried if not self._budget.accepts(one.quality)
-        ]
-        if not self._tried:
+        known = [one for tried in self._tried.values() for one in tried]
+        within = [one.plan.divergence for one in known if self._budget.accepts(one.quality)]
+        beyond = [one.plan.divergence for one in known if not self._budget.accepts(one.quality)]
+        if not known:
             return None
-        # Quantization costs something, too; half way to what is known to be too much.
+        # Precisions lose something of their own; half way to what is known to be too much.
         limit = max(within, default=0.0)
         limit = limit if within else min(beyond) / 2
         fitting = [place for place, plan in enumerate(plans) if plan.divergence <= limit]
         return max(fitting, default=0)
 
-    def _barely(self, careful: Plan, precision: Precision) -> list[Rewrite[Built]]:
+    def _barely(self, precision: Precision) -> list[Rewrite[Built]]:
         """Nothing separated, only quantized."""
-        built = self._builder.build(Plan({}, 1.0, careful.refusals, 0.0), precision)
+        refusals = {} if self._kept is None else self._kept.refusals
+        built = self._builder.build(Plan({}, 1.0, refusals, 0.0), precision)
         return [Rewrite(built.plan, built, self._evaluation.of(built.model))]
 
     def _partly_float(self, tried: Sequence[Rewrite[Built]]) -> list[Rewrite[Built]]:
@@ -331,7 +324,7 @@ class _Search:
             return []
         return [Rewrite(built.plan, built, self._evaluation.of(built.model))]
 
-    def _finish(self, rewrite: Rewrite[Built], precision: Precision) -> None:
+    def _finish(self, rewrite: Rewrite[Built], precision: Precision) -> Finding:
         """Align channels and leave layers in float where that pays, and note the result."""
         built, quality = rewrite.result, rewrite.quality
         seconds = self._deadline.left(_ALIGNMENT_SECONDS)
@@ -349,18 +342,20 @@ class _Search:
             built = self._builder.build(rewrite.plan, precision, alignment)
         if built is not rewrite.result:
             quality = self._evaluation.of(built.model)
-        self._note(built, quality)
+        return self._note(built, quality)
 
-    def _note(self, built: Built, quality: Quality) -> None:
+    def _note(self, built: Built, quality: Quality) -> Finding:
         self._progress.stage(f"timing the {built.precision} result and the input in turn")
         comparison = self._compare(self._cleaned, built.model, _FINAL_SECONDS)
         holds = self._budget.accepts(quality)
         size = serialized_bytes(built.model)
-        self._findings.append(Finding(built, quality, comparison, holds, size))
+        finding = Finding(built, quality, comparison, holds, size)
+        self._findings.append(finding)
         self._progress.note(
             f"{built.precision}: {comparison.speedup:.2f}x "
             f"({comparison.low:.2f}-{comparison.high:.2f}), {quality.drop:.2f} lost"
         )
+        return finding
 
     def _ranked(self) -> tuple[Finding, ...]:
         """Faster beyond doubt and within the budget; given a least speed-up, all so fast."""

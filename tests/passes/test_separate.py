@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxsep.convolution import find_convolutions
+from onnxsep.convolution import ConvSite, find_convolutions
 from onnxsep.decision import FORMS, Decision, Form
 from onnxsep.passes.separate import Calibration, Separate
 from onnxsep.targets import TARGETS
@@ -21,6 +22,7 @@ from .helpers import (
     interface,
     largest_relative_difference,
     model_from_text,
+    normal,
     operators,
     run,
     seeded_feeds,
@@ -305,6 +307,37 @@ def test_same_seed_same_bytes() -> None:
         Separate(decisions, calibration_for(model), seed=3)(model)
     first, second = (ir.to_proto(model).SerializeToString(deterministic=True) for model in models)
     assert first == second
+
+
+def test_plans_that_begin_alike_share_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[batch,8,9,9] x) => (float[batch,8,9,9] y) {
+        a = Conv <pads = [1, 1, 1, 1]> (x, A)
+        b = Relu (a)
+        c = Conv <pads = [1, 1, 1, 1]> (b, B)
+        d = Relu (c)
+        y = Conv <pads = [1, 1, 1, 1]> (d, C)
+    }"""
+    weights = {name: normal(8, 8, 3, 3, seed=seed) for seed, name in enumerate("ABC")}
+    model = model_from_text(text, **weights)
+    for node in model.graph:
+        node.name = node.outputs[0].name
+    calibration = calibration_for(model)
+    fitted: list[str] = []
+    fit = Separate._fit
+
+    def watched(self: Separate, site: ConvSite, *rest: Any) -> Any:
+        fitted.append(site.name)
+        return fit(self, site, *rest)
+
+    monkeypatch.setattr(Separate, "_fit", watched)
+    memory: dict[Any, Any] = {}
+    Separate(at_ranks({"a": 2, "c": 2, "y": 1}), calibration, memory=memory)(model.clone())
+    shared, alone = model.clone(), model.clone()
+    Separate(at_ranks({"a": 2, "c": 3, "y": 1}), calibration, memory=memory)(shared)
+    assert fitted == ["a", "c", "y", "c", "y"]
+    Separate(at_ranks({"a": 2, "c": 3, "y": 1}), calibration)(alone)
+    assert ir.to_proto(shared).SerializeToString() == ir.to_proto(alone).SerializeToString()
 
 
 @pytest.mark.parametrize("form", FORMS)
