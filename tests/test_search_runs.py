@@ -178,9 +178,8 @@ def test_plan_for_something_else_is_refused(network: Path, images: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("fewer_is_faster")
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_what_other_images_reject_is_followed_by_more_careful_results(
-    network: Path, images: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+    network: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
 
@@ -195,7 +194,7 @@ def test_what_other_images_reject_is_followed_by_more_careful_results(
     chosen = []
     for rejected in (0, 1, 2, 3, 4):
         asked.clear()
-        options = settings(images, precision=precision, test_data=str(images))
+        options = settings(images, precision="int8", test_data=str(images))
         record = optimize(network, options).record
         assert len(asked) == min(rejected, len(record.trials)) + 1
         chosen.append([row.chosen for row in record.trials])
