@@ -31,6 +31,8 @@ _STRIDES = 8
 _AIM, _LEAST_SHARE = 0.9, 0.1
 # Drops grow with divergence; by how much differs, and two estimates of it are near each other.
 _LEAST_POWER, _MOST_POWER = 0.5, 2.0
+# Standard errors to spare after images that nothing had seen rejected a choice that lost nothing.
+_CAUTION = 2.0
 # Plans whose cost differs by less than this share of the original's are not worth a rewrite.
 _NEAR_ENOUGH = 0.02
 
@@ -72,6 +74,31 @@ class Budget:
     def sparing(self, spare: float) -> Budget:
         """The same budget with another number of standard errors to spare."""
         return dataclasses.replace(self, spare=spare)
+
+    def after_rejection(self, quality: Quality, verified: Quality) -> Budget:
+        """What the images of the choice must show for others to accept it.
+
+        Losses there and here are taken to grow alike: where other images lose twice as much, half
+        as much may be lost here. Where hardly anything was lost here, that says nothing, and
+        standard errors are left to spare instead.
+
+        Args:
+            quality: Of a result on the images of the choice.
+            verified: Of the same on images that rejected it.
+        """
+        drop, least = self.max_drop, self.min_snr_db
+        spare = max(self.spare, 0.0)
+        if drop is not None and not verified.drop <= drop:
+            likely = self.sparing(0.0).estimate(quality)
+            if likely > _LEAST_SHARE * drop:
+                drop = _AIM * drop * likely / verified.drop
+                drop = min(drop, self.max_drop if self.max_drop is not None else drop)
+                spare = 0.0
+            else:
+                spare = _CAUTION
+        if least is not None and verified.worst_snr_db < least:
+            least += max(quality.worst_snr_db - verified.worst_snr_db, 0.0)
+        return Budget(drop, least, spare)
 
     def may_recover(self, quality: Quality) -> bool:
         """Whether a better fit of the same plan has a good chance to be within the budget."""

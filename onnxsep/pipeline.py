@@ -286,7 +286,7 @@ def _verified(
         facts.warnings.append(f"another result was taken: of the first choice, {message}")
         progress.note(facts.warnings[-1])
         failed.append(found.finding)
-        found = adopt(found.outcome.retreat(found.finding), cleaned, facts, failed)
+        found = adopt(found.outcome.retreat(found.finding, over[0]), cleaned, facts, failed)
 
 
 def _holds(row: QualityRow, budget: Budget, spare: float) -> bool:

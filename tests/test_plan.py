@@ -172,3 +172,33 @@ def test_the_next_plan_is_aimed_at(known: list[tuple[float, float]], place: int 
     tried = [tried_at(*point) for point in known]
     assert aimed_plan(tried, plans, Budget(1.0, None, spare=0.0)) == place
     assert aimed_plan(tried, plans, Budget(None, 20.0)) is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejected:
+    id: str
+    here: float
+    there: float
+    max_drop: float
+    spare: float = 0.0
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Rejected("twice as much was lost there", 0.5, 1.5, 0.3),
+        Rejected("hardly more than allowed", 0.9, 1.1, 0.9 * 0.9 / 1.1),
+        Rejected("less was lost there, and too much even so", 3.0, 1.5, 1.0),
+        Rejected("here nothing was lost", 0.0, 1.5, 1.0, 2.0),
+        Rejected("here something was won", -0.8, 1.5, 1.0, 2.0),
+    ],
+    ids=lambda case: case.id,
+)
+def test_budget_after_a_rejection(case: Rejected) -> None:
+    here = Quality(90.0, 90.0 - case.here, case.here, 0.1, {"y": 30.0}, 250)
+    there = Quality(80.0, 80.0 - case.there, case.there, 0.1, {"y": 25.0}, 250)
+    found = Budget(1.0, None, spare=-1.0).after_rejection(here, there)
+    assert found.max_drop == pytest.approx(case.max_drop)
+    assert found.spare == case.spare
+    decibels = Budget(None, 28.0, spare=-1.0).after_rejection(here, there)
+    assert decibels == Budget(None, 33.0, 0.0)

@@ -30,7 +30,7 @@ from onnxsep.passes.quantize import (
     values_to_calibrate,
 )
 from onnxsep.passes.separate import Calibration, Separate
-from onnxsep.plan import Plan
+from onnxsep.plan import Plan, output_sizes
 from onnxsep.progress import Progress
 from onnxsep.proof import require_equal
 from onnxsep.quality import signal_to_noise_db
@@ -45,6 +45,8 @@ Account = tuple[type[LosslessPass] | type[LossyPass], RewriteResult]
 
 # Ranges need far fewer images than fits: more change them by less than their own rounding.
 _RANGE_IMAGES = 256
+# And fewer still where an image is large: then each holds as many numbers as many small ones.
+_RANGE_WORK, _FEWEST_RANGE_IMAGES = 2e11, 32
 _JUDGES = 100
 # A channel's mean is known well long before its range is.
 _BIAS_IMAGES = 64
@@ -125,6 +127,8 @@ class Builder:
         self._stopwatch = stopwatch
         self._cache = cache
         self._range_fingerprint: str | None = None
+        # Multiplications for one image; None until somebody asks.
+        self._work: int | None = None
         self._separated: dict[tuple[tuple[str, Decision], ...], RewriteResult] = {}
         self._fits: dict[tuple[tuple[str, Decision], ...], Fit[Factors]] = {}
 
@@ -345,7 +349,15 @@ class Builder:
         return _first(self._judges, max(most, self._judges.size))
 
     def _range_images(self) -> Batches:
-        return _first(self._fit, _RANGE_IMAGES)
+        if self._work is None:
+            calibration = Calibration(self._fit, len(self._fit.dataset))
+            positions = output_sizes(self._cleaned, calibration)
+            self._work = sum(
+                site.multiplications_per_pixel * positions[site.output_name]
+                for site in find_convolutions(self._cleaned.graph)[0]
+            )
+        wanted = int(_RANGE_WORK / max(self._work, 1))
+        return _first(self._fit, min(max(wanted, _FEWEST_RANGE_IMAGES), _RANGE_IMAGES))
 
 
 def _first(batches: Batches, most: int) -> Batches:

@@ -71,12 +71,13 @@ class Outcome:
         findings: All that was built and timed.
         kept: Reasons of the convolutions that were looked at, for when nothing was rewritten.
         notes: What the report must say.
-        retreat: Searches on after images that nothing had seen have rejected a finding, and says
-            what is found then; more careful ones first take time when they are needed.
+        retreat: Searches on after images that nothing had seen have rejected a finding, with its
+            quality on them, and says what is found then. More careful results take time only when
+            they are needed.
     """
 
     ranked: tuple[Finding, ...]
     findings: tuple[Finding, ...]
     kept: Plan
     notes: tuple[str, ...]
-    retreat: Callable[[Finding], Outcome]
+    retreat: Callable[[Finding, Quality], Outcome]

@@ -39,10 +39,9 @@ _FINAL_SECONDS = 2.0
 _MOST_REWRITES = 3
 # Plans of one precision that are finished until one still holds the budget then.
 _FINALISTS = 2
-# Where images that nothing had seen reject a result, the next one must have so many standard errors
-# of its drop to spare; after the last, nothing is separated.
-_RETREATS = (0.5, 2.0)
-_RETREAT_REWRITES = 2
+# Where images that nothing had seen reject results, so many more careful ones are made before
+# nothing is separated at all.
+_RETREATS, _RETREAT_REWRITES = 2, 2
 # A precision that is predicted to be slower than this share of what another one has reached is not
 # carried out.
 _WORTH_A_TRY = 0.95
@@ -239,7 +238,7 @@ class _Search:
         for rewrite in tried:
             self._finish(rewrite, precision)
 
-    def _retreat(self, failed: Finding) -> Outcome:
+    def _retreat(self, failed: Finding, verified: Quality) -> Outcome:
         """Finish a more careful result of the same precision, if there can be one."""
         precision, plan = failed.built.precision, failed.built.plan
         plans = self._plans.get(precision, [])
@@ -248,8 +247,8 @@ class _Search:
         if self._settings.front or not plan.decisions or self._settings.min_speedup is not None:
             return self._outcome()
         self._retreats[precision] = level + 1
-        if before and level < len(_RETREATS) and not self._deadline.late():
-            budget = self._budget.sparing(_RETREATS[level])
+        if before and level < _RETREATS and not self._deadline.late():
+            budget = self._budget.after_rejection(failed.quality, verified)
             tried = self._tried[precision]
             careful = [
                 one for one in tried if one.plan.cost > plan.cost and budget.accepts(one.quality)
