@@ -89,7 +89,7 @@ def photographs(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
         image = image.crop((0, 0, width, height))
         small = image.resize((width // SHRINK, height // SHRINK), Image.Resampling.BICUBIC)
         again = small.resize((width, height), Image.Resampling.BICUBIC)
-        pairs.append((unit(again), unit(image)))
+        pairs.append((video_range(again), video_range(image)))
     return pairs
 
 
@@ -103,8 +103,9 @@ def set5(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     return pairs
 
 
-def unit(image: Image.Image) -> np.ndarray:
-    return np.asarray(image, dtype=np.float32) / 255
+def video_range(image: Image.Image) -> np.ndarray:
+    """Grey from 0 to 255 as the luma that the network was trained on, from 16 to 235 of 255."""
+    return ((16 + np.asarray(image, dtype=np.float32) * (219 / 255)) / 255).astype(np.float32)
 
 
 def luma(image: np.ndarray) -> np.ndarray:
