@@ -128,7 +128,7 @@ def _weighted_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
 def _why_not(node: ir.Node, scheme: QuantizationScheme, keep_float: Set[str]) -> Refusal | None:
     name = node.name or ""
     if name in keep_float:
-        return Refusal(name, "kept-float", "left in float as asked")
+        return Refusal(name, "kept-float", "left in float: asked for, or measured to be better")
     if node.op_type not in scheme.operators:
         reason = f"the target has no int8 {node.op_type}"
         return Refusal(name, "no-integer-kernel", reason)
