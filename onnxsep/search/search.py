@@ -37,11 +37,9 @@ _MIXED_SECONDS = 5.0
 _FINAL_SECONDS = 2.0
 # Whole rewrites tried for one precision; each costs a walk through the network.
 _MOST_REWRITES = 3
-# Plans of one precision that are finished until one still holds the budget then.
-_FINALISTS = 2
 # Where images that nothing had seen reject results, so many more careful ones are made before
-# nothing is separated at all.
-_RETREATS, _RETREAT_REWRITES = 2, 2
+# nothing is separated at all; whole rewrites for each of them.
+_RETREATS, _MORE_CAREFUL = 2, 2
 # A precision that is predicted to be slower than this share of what another one has reached is not
 # carried out.
 _WORTH_A_TRY = 0.95
@@ -213,18 +211,42 @@ class _Search:
                 tried += self._partly_float(tried)
             self._finish_front(plans, precision)
             return
-        if self._finish_best(precision, self._budget) or precision != "int8":
+        if self._finish_best(precision):
             return
-        tried += self._barely(precision)
-        tried += self._partly_float(tried)
-        if self._budget.accepts(tried[-1].quality):
-            self._finish(tried[-1], precision)
+        if precision == "int8":
+            tried += self._barely(precision)
+            tried += self._partly_float(tried)
+            if self._budget.accepts(tried[-1].quality):
+                self._finish(tried[-1], precision)
 
-    def _finish_best(self, precision: Precision, budget: Budget) -> bool:
-        """Finish the fastest of what was tried that still holds the budget then."""
-        within = [one for one in self._tried[precision] if budget.accepts(one.quality)]
-        within.sort(key=lambda one: one.plan.cost)
-        return any(self._finish(one, precision).holds for one in within[:_FINALISTS])
+    def _finish_best(self, precision: Precision) -> bool:
+        """Finish the fastest of what was tried; if it holds no longer then, a more careful one."""
+        within = [one for one in self._tried[precision] if self._budget.accepts(one.quality)]
+        if not within:
+            return False
+        best = min(within, key=lambda one: one.plan.cost)
+        finding = self._finish(best, precision)
+        if finding.holds:
+            return True
+        stricter = self._budget.after_rejection(best.quality, finding.quality)
+        return self._finish_before(best.plan, precision, stricter)
+
+    def _finish_before(self, plan: Plan, precision: Precision, budget: Budget) -> bool:
+        """Finish the fastest plan before this one that holds a budget; whether there is one."""
+        plans = [other for other in self._plans[precision] if other.cost > plan.cost]
+        if not plans or self._deadline.late():
+            return False
+        tried = self._tried[precision]
+        careful = [
+            one for one in tried if one.plan.cost > plan.cost and budget.accepts(one.quality)
+        ]
+        if not careful:
+            start = aimed_plan(tried, plans, budget)
+            more = self._daring(plans, precision, budget, start, most=_MORE_CAREFUL)
+            tried += more
+            # One that is hardly as careful as it should be is better than none.
+            careful = [one for one in more if budget.accepts(one.quality)] or more[-1:]
+        return self._finish(min(careful, key=lambda one: one.plan.cost), precision).holds
 
     def _finish_front(self, plans: Sequence[Plan], precision: Precision) -> None:
         """Finish all that was tried, and plans all along the way."""
@@ -241,28 +263,13 @@ class _Search:
     def _retreat(self, failed: Finding, verified: Quality) -> Outcome:
         """Finish a more careful result of the same precision, if there can be one."""
         precision, plan = failed.built.precision, failed.built.plan
-        plans = self._plans.get(precision, [])
-        before = [other for other in plans if other.cost > plan.cost]
-        level = self._retreats.get(precision, 0)
         if self._settings.front or not plan.decisions or self._settings.min_speedup is not None:
             return self._outcome()
+        level = self._retreats.get(precision, 0)
         self._retreats[precision] = level + 1
-        if before and level < _RETREATS and not self._deadline.late():
-            budget = self._budget.after_rejection(failed.quality, verified)
-            tried = self._tried[precision]
-            careful = [
-                one for one in tried if one.plan.cost > plan.cost and budget.accepts(one.quality)
-            ]
-            if careful:
-                self._finish(min(careful, key=lambda one: one.plan.cost), precision)
-                return self._outcome()
-            start = aimed_plan(tried, before, budget)
-            more = self._daring(before, precision, budget, start, most=_RETREAT_REWRITES)
-            tried += more
-            # One that is hardly as careful as it should be is better than none.
-            held = [one for one in more if budget.accepts(one.quality)] or more[-1:]
-            self._finish(min(held, key=lambda one: one.plan.cost), precision)
-        elif precision == "int8":
+        budget = self._budget.after_rejection(failed.quality, verified)
+        done = level < _RETREATS and self._finish_before(plan, precision, budget)
+        if not done and precision == "int8":
             (barely,) = self._barely(precision)
             self._finish(barely, precision)
         return self._outcome()
