@@ -29,6 +29,8 @@ _PATIENCE = 2
 _STRIDES = 8
 # What is aimed at, as a share of the budget; and of that, the least drop that says anything.
 _AIM, _LEAST_SHARE = 0.9, 0.1
+# After two plans that lost too much, the next stands at most at this share of their places.
+_BACKING = 2 / 3
 # Drops grow with divergence; by how much differs, and two estimates of it are near each other.
 _LEAST_POWER, _MOST_POWER = 0.5, 2.0
 # Standard errors to spare after images that nothing had seen rejected a choice that lost nothing.
@@ -226,6 +228,9 @@ def most_daring_within(
             break
         aimed = aimed_plan(tried, plans, budget)
         if aimed is not None:
+            if best is None and len(tried) > 1:
+                # It aimed too high before: losses do not shrink with what is predicted.
+                aimed = min(aimed, int(high * _BACKING))
             index = min(max(aimed, low + 1), high - 1)
             continue
         middle = (low + high) // 2
