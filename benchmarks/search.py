@@ -126,13 +126,21 @@ def set5_psnr(model: Path, folder: Path) -> float:
     return float(np.mean(ratios))
 
 
+def image_sources(network: Network, data: Path, folder: Path) -> tuple[str, str]:
+    """Calibration and test images; squares for VDSR are written into ``folder``."""
+    calibration, test = data / network.calibration, data / network.test
+    if network.preprocessing is not None:
+        return str(calibration), str(test)
+    return (
+        squares(photographs(calibration), FIT_SIDE, folder / "fit.npz"),
+        squares(set5(test), TEST_SIDE, folder / "test.npz"),
+    )
+
+
 def row(name: str, data: Path, precision: str, time_limit: float | None, folder: Path) -> str:
     """One line of the table."""
     network = NETWORKS[name]
-    calibration, test = str(data / network.calibration), str(data / network.test)
-    if network.preprocessing is None:
-        calibration = squares(photographs(Path(calibration)), FIT_SIDE, folder / "fit.npz")
-        test = squares(set5(Path(test)), TEST_SIDE, folder / "test.npz")
+    calibration, test = image_sources(network, data, folder)
     options = Options(
         data=calibration,
         test_data=test,

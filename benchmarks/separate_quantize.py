@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from search import FIT_SIDE, NETWORKS, REPOSITORY, TEST_SIDE, photographs, set5, squares
+from search import NETWORKS, REPOSITORY, image_sources
 
 from onnxsep.decision import FORMS, Form
 from onnxsep.options import Options
@@ -27,10 +27,7 @@ NO_LIMIT = 1000.0
 def qualities(name: str, data: Path, rank: float, form: Form, folder: Path) -> list[float]:
     """Quality of the original, of the separated network in float, and of that in int8."""
     network = NETWORKS[name]
-    calibration, test = str(data / network.calibration), str(data / network.test)
-    if network.preprocessing is None:
-        calibration = squares(photographs(Path(calibration)), FIT_SIDE, folder / "fit.npz")
-        test = squares(set5(Path(test)), TEST_SIDE, folder / "test.npz")
+    calibration, test = image_sources(network, data, folder)
     found = []
     for precision in ("fp32", "int8"):
         options = Options(
