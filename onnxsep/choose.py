@@ -93,8 +93,7 @@ class Budget:
         if drop is not None and not verified.drop <= drop:
             likely = self.sparing(0.0).estimate(quality)
             if likely > _LEAST_SHARE * drop:
-                drop = _AIM * drop * likely / verified.drop
-                drop = min(drop, self.max_drop if self.max_drop is not None else drop)
+                drop = min(drop, _AIM * drop * likely / verified.drop)
                 spare = 0.0
             else:
                 spare = _CAUTION

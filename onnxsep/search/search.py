@@ -234,13 +234,13 @@ class _Search:
     def _finish_before(self, plan: Plan, precision: Precision, budget: Budget) -> bool:
         """Finish the fastest plan before this one that holds a budget; whether there is one."""
         plans = [other for other in self._plans[precision] if other.cost > plan.cost]
-        if not plans or self._deadline.late():
-            return False
         tried = self._tried[precision]
         careful = [
             one for one in tried if one.plan.cost > plan.cost and budget.accepts(one.quality)
         ]
         if not careful:
+            if not plans or self._deadline.late():
+                return False
             start = aimed_plan(tried, plans, budget)
             more = self._daring(plans, precision, budget, start, most=_MORE_CAREFUL)
             tried += more
