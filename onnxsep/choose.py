@@ -36,7 +36,7 @@ _LEAST_POWER, _MOST_POWER = 0.5, 2.0
 # Standard errors to spare after images that nothing had seen rejected a choice that lost nothing.
 _CAUTION = 2.0
 # Plans whose cost differs by less than this share of the original's are not worth a rewrite.
-_NEAR_ENOUGH = 0.02
+_NEAR_ENOUGH = 0.03
 
 
 @dataclasses.dataclass(frozen=True)

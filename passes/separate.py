@@ -53,7 +53,7 @@ _STRONGEST_RIDGE = 0.2
 # rank 2 gains 0.6 to 2 points without, SimpNet-300k one.
 _MANY_IMAGES = 256
 # Rows of the refit behind the activation, and the memory that they may take.
-_REFIT_ROWS = 24_576
+_REFIT_ROWS = 12_288
 _REFIT_BYTES = 192 * 2**20
 
 
@@ -148,6 +148,7 @@ class Separate(LossyPass):
         target: Target = TARGETS["cpu"],
         behind_activation: bool = True,
         seed: int = 0,
+        rounding: float = 0.0,
         memory: Memory | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -161,6 +162,8 @@ class Separate(LossyPass):
             target: Decides the graph form.
             behind_activation: Refit every layer so that the error behind its activation is small.
             seed: Of the choice of output positions.
+            rounding: Noise that fits have to be steady against, see `fit_cp`; `INT8_ROUNDING` for
+                what will be quantized, 0 for float.
             memory: Fits of other plans for the same network, data and settings, which a plan that
                 begins alike takes over; new ones are added.
             progress: Told about every layer.
@@ -171,6 +174,7 @@ class Separate(LossyPass):
         self._target = target
         self._behind_activation = behind_activation
         self._seed = seed
+        self._rounding = rounding
         self._memory: Memory = {} if memory is None else memory
         self._progress = progress or Silence()
 
@@ -238,7 +242,7 @@ class Separate(LossyPass):
         self._progress.step(site.name)
         if walks is None or self._calibration is None:
             problem = LayerProblem.weights_only(site.weight, site.bias)
-            return _solved(problem, decision)
+            return _solved(problem, decision, self._rounding)
         samples = self._calibration.samples
         surroundings = find_surroundings(site.node)
         refit = self._behind_activation and not surroundings.is_linear
@@ -254,7 +258,7 @@ class Separate(LossyPass):
         )
         ridge = ridge_for(samples)
         problem = LayerProblem.from_moments(site.weight, site.bias, moments, ridge=ridge)
-        fit = _solved(problem, decision)
+        fit = _solved(problem, decision, self._rounding)
         if not refit:
             return fit
         sums = rows.wanted if rows.offsets is None else rows.wanted + rows.offsets
@@ -270,7 +274,7 @@ class Separate(LossyPass):
         return dataclasses.replace(fit, factors=behind.factors, bias=behind.bias)
 
 
-def _solved(problem: LayerProblem, decision: Decision) -> Fit[Factors]:
+def _solved(problem: LayerProblem, decision: Decision, rounding: float) -> Fit[Factors]:
     """The fit of one form at one rank to what moments know."""
     match decision.form:
         case "depthwise-pointwise":
@@ -278,7 +282,7 @@ def _solved(problem: LayerProblem, decision: Decision) -> Fit[Factors]:
         case "pointwise-depthwise":
             return fit_pointwise_depthwise(problem, [decision.rank])[-1]
         case "cp":
-            return fit_cp(problem, [decision.rank])[-1]
+            return fit_cp(problem, [decision.rank], rounding=rounding)[-1]
 
 
 def _rows_that_fit(site: ConvSite) -> int:

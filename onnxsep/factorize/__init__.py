@@ -20,10 +20,12 @@ from onnxsep.factorize.moments import MomentAccumulator, Moments
 from onnxsep.factorize.pointwise_depthwise import fit_pointwise_depthwise
 from onnxsep.factorize.problem import DEFAULT_RIDGE, LayerProblem, default_ridge
 from onnxsep.factorize.ragged import fit_ragged
+from onnxsep.factorize.rounding import INT8_ROUNDING, rounding_gain
 
 __all__ = [
     "DEFAULT_RIDGE",
     "FORMS",
+    "INT8_ROUNDING",
     "STEADY_LEAK",
     "THOROUGH",
     "Activation",
@@ -49,4 +51,5 @@ __all__ = [
     "fit_ragged",
     "rank_curve",
     "refit_behind_activation",
+    "rounding_gain",
 ]

@@ -11,6 +11,9 @@ Terms of a CP decomposition may grow without bound while they cancel each other 
 2008), which no int8 tensor survives. A penalty on the summed squares of the terms' norms, which is
 a ridge in the least-squares step, keeps them bounded, and on the way leads around the long flat
 valleys that such terms make, so that the search ends sooner and lower than without.
+
+Where the results between the convolutions will be rounded, what the rounding leaves in the output
+(`onnxsep.factorize.rounding`) is a ridge of the same kind and is minimised together with the error.
 """
 
 from __future__ import annotations
@@ -56,6 +59,7 @@ def fit_cp(
     *,
     limits: SearchLimits | None = None,
     largest_cancellation: float = LARGEST_CANCELLATION,
+    rounding: float = 0.0,
 ) -> list[Fit[CanonicalPolyadic]]:
     """Fit pointwise→depthwise→pointwise with several numbers of channels in the middle.
 
@@ -66,22 +70,28 @@ def fit_cp(
         limits: When the search for one M ends.
         largest_cancellation: The terms' norms, summed in quadrature, may exceed the norm of their
             sum by this factor (see `Fit.cancellation`); the penalty is raised until they do not.
+        rounding: Power of the noise that rounding adds to the two results between the
+            convolutions, relative to the variance of each of their channels. What it does to the
+            output is minimised with the error; 0 for float.
 
     Returns:
-        One `Fit` per different M, in ascending order; the error never rises. Rows of ``first`` and
+        One `Fit` per different M, in ascending order; the error, without the noise, never rises
+        (with ``rounding``, the sum of both never does). Rows of ``first`` and
         ``depthwise`` have unit norm, and the strongest terms come first.
 
     Raises:
-        FactorizationError: There is no M, or one below 1, or the limit on cancellation is not
-            above 1.
+        FactorizationError: There is no M, or one below 1, the limit on cancellation is not above
+            1, or ``rounding`` is below 0.
     """
     if not largest_cancellation > 1:
         raise FactorizationError(
             f"orthogonal terms have cancellation 1: a limit of {largest_cancellation} is too low"
         )
+    if not rounding >= 0:
+        raise FactorizationError(f"the noise of rounding has a power of 0 or more, not {rounding}")
     wanted = checked_ranks(terms, problem.channels * problem.positions, "numbers of CP terms")
     search = _Search(
-        problem, limits or default_limits(problem.metric.features), largest_cancellation
+        problem, limits or default_limits(problem.metric.features), largest_cancellation, rounding
     )
     return [search.with_terms(count) for count in wanted]
 
@@ -96,23 +106,34 @@ class _Projected:
     gram: Array
     energy: Array  # (M,) squared norm of every term.
     squared_error: float
+    noise: float  # What rounding adds to the squared error.
     penalized_error: float
     cancellation: float
+
+    @property
+    def expected_error(self) -> float:
+        """Squared error with what rounding adds."""
+        return self.squared_error + self.noise
 
 
 class _Search:
     """The state that passes from one number of terms to the next."""
 
-    def __init__(self, problem: LayerProblem, limits: SearchLimits, largest: float) -> None:
+    def __init__(
+        self, problem: LayerProblem, limits: SearchLimits, largest: float, rounding: float
+    ) -> None:
         self.problem = problem
         self.limits = limits
         self.largest = largest
+        self.rounding = rounding
         self.penalty = 0.0
         channel_metric, position_metric = problem.metric.kronecker()
         self.channel_colour = batched_cholesky(channel_metric[None])[0]
         self.position_colour = batched_cholesky(position_metric[None])[0]
         self.channel_white = np.asarray(np.linalg.inv(self.channel_colour), dtype=np.float64)
         self.position_white = np.asarray(np.linalg.inv(self.position_colour), dtype=np.float64)
+        # Variance at one position of what a whitened filter of norm 1 over the channels gives.
+        self.position_variance = float(np.trace(position_metric)) / problem.positions
         self.correlation = problem.correlation.astype(problem.metric.precision, copy=False)
         self.best: _Projected | None = None
 
@@ -124,7 +145,7 @@ class _Search:
         if before is not None:
             starts.append(self._extended(before, count))
         candidates = [self.project(*start)[0] for start in starts]
-        best = min(candidates, key=lambda candidate: candidate.squared_error)
+        best = min(candidates, key=lambda candidate: candidate.expected_error)
         self.penalty = _PENALTIES[0] * self.problem.relative(best.squared_error)
         most = self.limits.iterations
         best, steps = self._search(best, int(_FIRST_SHARE * most))
@@ -136,7 +157,7 @@ class _Search:
             steps += more
         best, more = self._released(best, most - steps)
         steps += more
-        if before is not None and best.squared_error > before.squared_error:
+        if before is not None and best.expected_error > before.expected_error:
             best = _padded(before, count)
         self.best = best
         factors = self._canonical(best)
@@ -158,13 +179,17 @@ class _Search:
         normal = np.asarray(middle @ seen.T, dtype=np.float64)
         right = np.asarray(middle @ self.correlation.T, dtype=np.float64)
         own = np.diagonal(normal).copy()
+        # Noise in front of the depthwise convolution, as much of it as comes out behind.
+        first_noise = self.rounding * self.position_variance * np.square(first).sum(axis=1)
+        spread = np.square(plain_depthwise).sum(axis=1)
         damped = normal.copy()
-        np.einsum("ii->i", damped)[:] += self.penalty * own
+        np.einsum("ii->i", damped)[:] += (self.penalty + self.rounding) * own + first_noise * spread
         last = cholesky_solve(cholesky(damped), right)
         gram = last @ last.T
         explained = float(np.vdot(last, right))
         size = float(np.vdot(gram, normal))
-        energy = np.diagonal(gram) * own
+        strength = np.diagonal(gram).copy()
+        energy = strength * own
         projected = _Projected(
             first=first,
             depthwise=depthwise,
@@ -172,21 +197,25 @@ class _Search:
             gram=gram,
             energy=energy,
             squared_error=problem.output_variance - 2 * explained + size,
+            noise=float(self.rounding * energy.sum() + strength @ (first_noise * spread)),
             penalized_error=problem.output_variance - explained,
             cancellation=float(np.sqrt(energy.sum() / size)) if size > 0 else 1.0,
         )
         if not gradient:
             return projected, first, depthwise
-        np.einsum("ii->i", gram)[:] *= 1 + self.penalty
+        np.einsum("ii->i", gram)[:] *= 1 + self.penalty + self.rounding
         slope = gram.astype(seen.dtype, copy=False) @ seen
         slope -= last.astype(seen.dtype, copy=False) @ self.correlation
         slope = 2 * slope.reshape(count, problem.channels, problem.positions)
         to_first = np.matmul(slope, plain_depthwise[:, :, None].astype(slope.dtype))[:, :, 0]
         to_depthwise = np.matmul(plain_first[:, None, :].astype(slope.dtype), slope)[:, 0]
+        to_depthwise = to_depthwise.astype(np.float64)
+        to_depthwise += 2 * (strength * first_noise)[:, None] * plain_depthwise
+        of_noise = 2 * self.rounding * self.position_variance * strength * spread
         return (
             projected,
-            to_first.astype(np.float64) @ self.channel_white.T,
-            to_depthwise.astype(np.float64) @ self.position_white.T,
+            to_first.astype(np.float64) @ self.channel_white.T + of_noise[:, None] * first,
+            to_depthwise @ self.position_white.T,
         )
 
     def _released(self, best: _Projected, most: int) -> tuple[_Projected, int]:

@@ -39,6 +39,7 @@ def rank_curve(
     stride_area: int = 1,
     largest_share: float = 1.0,
     limits: SearchLimits | None = None,
+    rounding: float = 0.0,
 ) -> list[Fit[Factors]]:
     """Fit every form at every rank that costs less than the layer itself.
 
@@ -52,6 +53,7 @@ def rank_curve(
         stride_area: Input positions per output position, the product of the strides.
         largest_share: Only candidates with fewer multiplications than this share of the layer's.
         limits: When each search ends.
+        rounding: Noise between the convolutions of ``cp``, see `fit_cp`.
 
     Returns:
         The fits, in the order of ``forms`` and of ascending rank; none if nothing is cheaper.
@@ -90,7 +92,7 @@ def rank_curve(
         cost = pointwise_cost + positions + outputs
         cheap = [count for count in wanted if count * cost < budget]
         if cheap:
-            fits += fit_cp(problem, cheap, limits=limits)
+            fits += fit_cp(problem, cheap, limits=limits, rounding=rounding)
     return fits
 
 

@@ -16,7 +16,7 @@ from onnxsep.calibrate.ranges import RangeMethod, ValueStatistics
 from onnxsep.convolution import find_convolutions
 from onnxsep.decision import Decision
 from onnxsep.evaluation import Batches, collect_outputs
-from onnxsep.factorize import Factors, Fit
+from onnxsep.factorize import INT8_ROUNDING, Factors
 from onnxsep.passes.align_channels import AlignChannels, choose_alignment
 from onnxsep.passes.base import LosslessPass, LossyPass, RewriteResult
 from onnxsep.passes.correct_bias import CorrectBias
@@ -29,7 +29,7 @@ from onnxsep.passes.quantize import (
     best_of,
     values_to_calibrate,
 )
-from onnxsep.passes.separate import Calibration, Separate
+from onnxsep.passes.separate import Calibration, Memory, Separate
 from onnxsep.plan import Plan, output_sizes
 from onnxsep.progress import Progress
 from onnxsep.proof import require_equal
@@ -129,8 +129,10 @@ class Builder:
         self._range_fingerprint: str | None = None
         # Multiplications for one image; None until somebody asks.
         self._work: int | None = None
-        self._separated: dict[tuple[tuple[str, Decision], ...], RewriteResult] = {}
-        self._fits: dict[tuple[tuple[str, Decision], ...], Fit[Factors]] = {}
+        # What will be rounded is fitted otherwise.
+        self._separated: dict[tuple[Precision, tuple[tuple[str, Decision], ...]], RewriteResult]
+        self._separated = {}
+        self._fits: dict[Precision, Memory] = {"fp32": {}, "int8": {}}
 
     def build(
         self,
@@ -216,7 +218,7 @@ class Builder:
         self, plan: Plan, precision: Precision, alignment: Mapping[str, int]
     ) -> tuple[ir.Model, list[Account]]:
         """All of a plan but the quantization."""
-        separated = self._separate(plan)
+        separated = self._separate(plan, precision)
         accounts: list[Account] = [(Separate, separated)]
         model = separated.model.clone()
         if precision == "int8" and plan.decisions:
@@ -286,7 +288,7 @@ class Builder:
         self, plan: Plan, alignment: Mapping[str, int], compare: Compare, seconds: float
     ) -> frozenset[str]:
         """Convolutions with which in float a plan in int8 runs faster here, found by measuring."""
-        model = self._separate(plan).model
+        model = self._separate(plan, "int8").model
         if alignment:
             model = model.clone()
             AlignChannels(alignment)(model)
@@ -306,7 +308,7 @@ class Builder:
         if precision == "int8":
             transform = self.roughly_quantized
         return choose_alignment(
-            self._separate(plan).model,
+            self._separate(plan, precision).model,
             self._single,
             threads=self._threads,
             seconds=seconds,
@@ -315,8 +317,9 @@ class Builder:
             progress=self._progress,
         ).multiples
 
-    def _separate(self, plan: Plan) -> RewriteResult:
-        key = tuple(sorted(plan.decisions.items(), key=lambda item: item[0]))
+    def _separate(self, plan: Plan, precision: Precision) -> RewriteResult:
+        decisions = tuple(sorted(plan.decisions.items(), key=lambda item: item[0]))
+        key = (precision, decisions)
         if key not in self._separated:
             rewrite = Separate(
                 plan.decisions,
@@ -324,7 +327,8 @@ class Builder:
                 refusals=plan.refusals,
                 target=self._target,
                 seed=self._seed,
-                memory=self._fits,
+                rounding=INT8_ROUNDING if precision == "int8" else 0.0,
+                memory=self._fits[precision],
                 progress=self._progress,
             )
             self._separated[key] = rewrite(self._cleaned.clone())

@@ -22,6 +22,7 @@ from onnxsep.convolution import ConvSite, Geometry, find_convolutions
 from onnxsep.decision import FORMS, Decision, Form
 from onnxsep.errors import ConfigurationError, FactorizationError
 from onnxsep.factorize import (
+    INT8_ROUNDING,
     CanonicalPolyadic,
     DepthwisePointwise,
     Factors,
@@ -31,6 +32,7 @@ from onnxsep.factorize import (
     PointwiseDepthwise,
     SearchLimits,
     rank_curve,
+    rounding_gain,
 )
 from onnxsep.passes.base import Refusal
 from onnxsep.passes.separate import Calibration, ridge_for, why_not
@@ -70,6 +72,7 @@ class Candidate:
         bias: (N,) float32.
         parameters: Weights, bias not counted.
         multiplications: For one position of the layer's output.
+        rounding: What rounding the results between its convolutions to int8 adds to the error.
     """
 
     decision: Decision
@@ -79,6 +82,7 @@ class Candidate:
     bias: npt.NDArray[np.float32]
     parameters: int
     multiplications: int
+    rounding: float = 0.0
 
     @property
     def weight(self) -> npt.NDArray[np.float32]:
@@ -118,6 +122,7 @@ class _FitTask:
     bias: np.ndarray | None
     moments: Moments
     ridge: float
+    rounding: float
     stride_area: int
     forms: tuple[Form, ...]
 
@@ -126,7 +131,8 @@ class _FitTask:
         return self.weight.nbytes + self.moments.second.nbytes
 
 
-_Outcome = list[Fit[Factors]] | Refusal
+# Fits, each with the gain of noise between its convolutions.
+_Outcome = list[tuple[Fit[Factors], float]] | Refusal
 
 
 def layer_choices(
@@ -135,6 +141,7 @@ def layer_choices(
     *,
     forms: Sequence[Form] = FORMS,
     seed: int = 0,
+    rounding: float = 0.0,
     executor: concurrent.futures.Executor | None = None,
     progress: Progress | None = None,
 ) -> list[LayerChoices]:
@@ -145,6 +152,7 @@ def layer_choices(
         calibration: The data of the fits.
         forms: The forms to consider.
         seed: Of the choice of output positions.
+        rounding: Noise that fits have to be steady against, see `fit_cp`.
         executor: Where fits run beside the walk; None runs them here. Processes use one thread of
             linear algebra each.
         progress: Told about every layer.
@@ -181,6 +189,7 @@ def layer_choices(
                 bias=site.bias,
                 moments=moments,
                 ridge=ridge_for(calibration.samples),
+                rounding=rounding,
                 stride_area=math.prod(site.geometry.strides),
                 forms=possible,
             )
@@ -281,10 +290,11 @@ def _fit(task: _FitTask) -> _Outcome:
                     terms=ranks,
                     stride_area=task.stride_area,
                     limits=_COARSE,
+                    rounding=task.rounding,
                 )
+        return [(fit, rounding_gain(problem, fit.factors)) for fit in fits]
     except FactorizationError as error:
         return Refusal(task.site, "fit-failed", str(error))
-    return fits
 
 
 def _ranks(form: Form, outputs: int, channels: int, positions: int) -> list[int]:
@@ -312,7 +322,7 @@ def _possible_forms(
     return possible, None if possible else first
 
 
-def _candidate(fit: Fit[Factors], geometry: Geometry) -> Candidate:
+def _candidate(fit: Fit[Factors], gain: float, geometry: Geometry) -> Candidate:
     match fit.factors:
         case DepthwisePointwise():
             decision = Decision("depthwise-pointwise", fit.factors.rank)
@@ -330,6 +340,7 @@ def _candidate(fit: Fit[Factors], geometry: Geometry) -> Candidate:
         bias=fit.bias.astype(np.float32),
         parameters=fit.factors.parameters,
         multiplications=fit.factors.multiplications(math.prod(geometry.strides)),
+        rounding=INT8_ROUNDING * gain,
     )
 
 
@@ -364,7 +375,7 @@ def _choices(
         if isinstance(outcome, Refusal):
             refusal = refusal or outcome
         else:
-            candidates += [_candidate(fit, site.geometry) for fit in outcome]
+            candidates += [_candidate(fit, gain, site.geometry) for fit, gain in outcome]
     # The order of forms must not depend on who was done first.
     candidates.sort(key=lambda candidate: FORMS.index(candidate.decision.form))
     kept = worth_timing(candidates)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -61,6 +61,10 @@ class CandidateLike(Protocol):
         """Relative output error on the original's inputs."""
 
     @property
+    def rounding(self) -> float:
+        """What rounding to int8 between its convolutions adds to the error."""
+
+    @property
     def weight(self) -> np.ndarray:
         """(N, C, *kernel), the dense equivalent."""
 
@@ -85,7 +89,19 @@ class ChoicesLike(Protocol):
         """What may take its place; empty if nothing."""
 
 
-Divergences = dict[tuple[str, Decision], float]
+class Divergence(NamedTuple):
+    """What one candidate does to the network's outputs.
+
+    Attributes:
+        exact: In float.
+        rounded: With the results between its convolutions rounded to int8.
+    """
+
+    exact: float
+    rounded: float
+
+
+Divergences = dict[tuple[str, Decision], Divergence]
 
 
 def divergences(
@@ -115,7 +131,8 @@ def divergences(
     Returns:
         (name of the convolution, decision) → divergence, 0 or more; infinite where outputs become
         NaN. In nats per image (or pixel) for class scores; relative to the outputs' variance over
-        the images otherwise.
+        the images otherwise. What rounding to int8 adds is not measured: it is what a fit with so
+        much more error would do.
 
     Raises:
         InputError: The model fails on the data.
@@ -133,12 +150,14 @@ def divergences(
         progress.step(layer.site.name)
         chosen = informative([candidate.error for candidate in layer.candidates], effort.measured)
         values = suffixes.measure(layer.site, [layer.candidates[index] for index in chosen])
-        estimated = interpolate(
+        curve = Curve(
             [candidate.error for candidate in layer.candidates],
             dict(zip(chosen, values, strict=True)),
         )
-        for candidate, value in zip(layer.candidates, estimated, strict=True):
-            found[layer.site.name, candidate.decision] = value
+        for place, candidate in enumerate(layer.candidates):
+            exact = curve.of(place)
+            rounded = max(exact, curve.at(candidate.error + candidate.rounding))
+            found[layer.site.name, candidate.decision] = Divergence(exact, rounded)
     return found
 
 
@@ -189,41 +208,46 @@ def informative(errors: Sequence[float], most: int) -> list[int]:
     return [order[place] for place in sorted(chosen)]
 
 
-def interpolate(errors: Sequence[float], measured: Mapping[int, float]) -> list[float]:
-    """Divergence of every candidate from those that were measured.
+class Curve:
+    """Divergence of one layer's candidates by their error, from those that were measured.
 
     Between two measured errors divergence is a power of the error, a straight line between
     logarithms; outside it is proportional to the error, as for all small ones. Measured values
-    stay as they are, infinite ones too; a candidate with the error of one that made the outputs
-    NaN, or a larger one, counts as infinite.
-
-    Args:
-        errors: Relative output error of every candidate.
-        measured: Position → measured divergence; at least one.
+    stay as they are, infinite ones too; the error of a candidate that made the outputs NaN, or a
+    larger one, counts as infinite.
     """
-    infinite = [errors[index] for index, value in measured.items() if not math.isfinite(value)]
-    fatal = min(infinite, default=math.inf)
-    points = sorted(
-        (math.log(max(errors[index], _LEAST_ERROR)), math.log(max(value, _LEAST_DIVERGENCE)))
-        for index, value in measured.items()
-        if math.isfinite(value)
-    )
-    result = []
-    for index, error in enumerate(errors):
-        if index in measured:
-            result.append(measured[index])
-        elif error >= fatal or not points:
-            result.append(math.inf)
-        else:
-            result.append(math.exp(_on_line(points, math.log(max(error, _LEAST_ERROR)))))
-    return result
 
+    def __init__(self, errors: Sequence[float], measured: Mapping[int, float]) -> None:
+        """Prepare.
 
-def _on_line(points: Sequence[tuple[float, float]], at: float) -> float:
-    x, y = np.array(points).T
-    # Outside, where there is no other to draw a line to, in proportion to the error.
-    outside = min(at - x[0], 0.0) + max(at - x[-1], 0.0)
-    return float(np.interp(at, x, y) + outside)
+        Args:
+            errors: Relative output error of every candidate.
+            measured: Position → measured divergence; at least one.
+        """
+        self._errors = errors
+        self._measured = measured
+        infinite = [errors[place] for place, value in measured.items() if not math.isfinite(value)]
+        self._fatal = min(infinite, default=math.inf)
+        self._points = sorted(
+            (math.log(max(errors[place], _LEAST_ERROR)), math.log(max(value, _LEAST_DIVERGENCE)))
+            for place, value in measured.items()
+            if math.isfinite(value)
+        )
+
+    def of(self, place: int) -> float:
+        """Divergence of the candidate at a position."""
+        known = self._measured.get(place)
+        return self.at(self._errors[place]) if known is None else known
+
+    def at(self, error: float) -> float:
+        """Divergence at an error, whether or not a candidate has it."""
+        if error >= self._fatal or not self._points:
+            return math.inf
+        at = math.log(max(error, _LEAST_ERROR))
+        x, y = np.array(self._points).T
+        # Outside, where there is no other to draw a line to, in proportion to the error.
+        outside = min(at - x[0], 0.0) + max(at - x[-1], 0.0)
+        return math.exp(float(np.interp(at, x, y) + outside))
 
 
 def _few_images(model: ir.Model, batches: Batches, images: int) -> Batches:

@@ -86,7 +86,7 @@ class Planner:
         Costs are shares of the time of the network in the same precision with nothing separated.
         """
         times = self._timer.times(self._choices, precision=precision)
-        layers = [self._layer(choice, times) for choice in self._choices]
+        layers = [self._layer(choice, times, precision) for choice in self._choices]
         baseline = self._cleaned
         if precision == "int8":
             baseline = self._builder.roughly_quantized(baseline.clone())
@@ -116,7 +116,7 @@ class Planner:
             for allocation in front
         ]
 
-    def _layer(self, choice: LayerChoices, times: LayerTimes) -> Layer:
+    def _layer(self, choice: LayerChoices, times: LayerTimes, precision: Precision) -> Layer:
         name = choice.site.name
         if not choice.candidates:
             return Layer(name, Option(None, 0.0, 0.0), (), choice.refusal)
@@ -127,11 +127,12 @@ class Planner:
         options = []
         for candidate in choice.candidates:
             time = times[name, candidate.decision]
+            divergence = self._divergences[name, candidate.decision]
             options.append(
                 Option(
                     candidate.decision,
                     time.ms,
-                    self._divergences[name, candidate.decision],
+                    divergence.rounded if precision == "int8" else divergence.exact,
                     (time.high - time.low) / 2,
                     traits=_traits(choice, candidate.decision, time.padding),
                 )

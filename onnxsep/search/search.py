@@ -15,6 +15,7 @@ from onnxsep.choose import Budget, Rewrite, aimed_plan, most_daring_within
 from onnxsep.decision import Decision
 from onnxsep.errors import BudgetError
 from onnxsep.evaluation import Batches, Evaluation
+from onnxsep.factorize import INT8_ROUNDING
 from onnxsep.latency import Comparison, compare_latency
 from onnxsep.means import Means
 from onnxsep.model import serialized_bytes
@@ -117,7 +118,12 @@ class _Search:
         )
         calibration = Calibration(fit, len(fit.dataset))
         choices = layer_choices(
-            cleaned, calibration, seed=settings.seed, executor=means.executor, progress=progress
+            cleaned,
+            calibration,
+            seed=settings.seed,
+            rounding=INT8_ROUNDING if "int8" in settings.precisions else 0.0,
+            executor=means.executor,
+            progress=progress,
         )
         self._candidates: dict[Key, Candidate] = {
             (layer.site.name, candidate.decision): candidate

@@ -20,11 +20,11 @@ from onnxsep.passes.lowering import replace_by_dense_equivalent
 from onnxsep.quality import Measure, choose_measure
 from onnxsep.search.divergence import (
     DEFAULT_WORK,
+    Curve,
     Effort,
     divergences,
     find_border,
     informative,
-    interpolate,
 )
 from onnxsep.search.output_distance import OutputDistance
 
@@ -39,6 +39,7 @@ class FakeCandidate:
     error: float
     weight: np.ndarray
     bias: np.ndarray
+    rounding: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +161,9 @@ def test_the_network_behind_a_layer_says_what_the_whole_does(text: str) -> None:
     assert found == divergences(model, layers, batches, measure_of(model, batches), threads=1)
     compared = 0
     for layer in layers:
-        values = [found[layer.site.name, candidate.decision] for candidate in layer.candidates]
+        values = [
+            found[layer.site.name, candidate.decision].exact for candidate in layer.candidates
+        ]
         for candidate, value in zip(layer.candidates, values, strict=True):
             expected = by_the_whole_network(model, layer, candidate, batches)
             assert value == pytest.approx(expected, rel=1e-3, abs=1e-9)
@@ -179,7 +182,7 @@ def test_nothing_to_measure() -> None:
 def test_a_layer_that_no_compared_output_reads_costs_nothing() -> None:
     model, batches = network(OUTPUTS), data()
     found = divergences(model, choices(model), batches, Measure("psnr", "a", "dB"), threads=1)
-    assert all((value == 0) == (name == "second") for (name, _), value in found.items())
+    assert all((value.exact == 0) == (name == "second") for (name, _), value in found.items())
 
 
 def test_nan_is_infinitely_far() -> None:
@@ -189,8 +192,10 @@ def test_nan_is_infinitely_far() -> None:
     broken = dataclasses.replace(fatal, weight=np.full_like(fatal.weight, np.nan))
     layers[0] = dataclasses.replace(layers[0], candidates=(*layers[0].candidates[:-1], broken))
     found = divergences(model, layers, batches, measure_of(model, batches), threads=1)
-    assert found["first", fatal.decision] == math.inf
-    assert all(math.isfinite(value) for key, value in found.items() if key[1] != fatal.decision)
+    assert found["first", fatal.decision] == (math.inf, math.inf)
+    assert all(
+        math.isfinite(value.exact) for key, value in found.items() if key[1] != fatal.decision
+    )
 
 
 def test_little_work_takes_few_images_and_few_candidates() -> None:
@@ -207,7 +212,7 @@ def test_little_work_takes_few_images_and_few_candidates() -> None:
     assert Effort.for_work([], 0).measured == 0
     found = divergences(model, layers, data(40), measure_of(model, data(40)), work=0, threads=1)
     assert len(found) == 18
-    assert all(math.isfinite(value) for value in found.values())
+    assert all(math.isfinite(value.rounded) for value in found.values())
     assert DEFAULT_WORK > 0
 
 
@@ -230,7 +235,28 @@ def test_borders() -> None:
     assert find_border(graph, nodes["second"]).outputs == []
 
 
+def test_rounding_counts_as_more_error() -> None:
+    model, batches = network(PLAIN), data()
+    plain, *others = choices(model)
+    noisy = [
+        dataclasses.replace(candidate, rounding=rounding)
+        for candidate, rounding in zip(plain.candidates, (0.09, 0.0, 0.5), strict=True)
+    ]
+    layers = [dataclasses.replace(plain, candidates=tuple(noisy)), *others]
+    found = divergences(model, layers, batches, measure_of(model, batches), threads=1)
+    low, middle, high = (found["first", candidate.decision] for candidate in noisy)
+    # 0.01 of error and 0.09 of noise are as bad as 0.1 of error.
+    assert low.rounded == pytest.approx(middle.exact)
+    assert middle.rounded == middle.exact
+    assert high.rounded == pytest.approx(2 * high.exact)
+
+
 ERRORS = st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=14)
+
+
+def interpolate(errors: Sequence[float], measured: dict[int, float]) -> list[float]:
+    curve = Curve(errors, measured)
+    return [curve.of(place) for place in range(len(errors))]
 
 
 @given(ERRORS, st.integers(2, 6))
