@@ -2,6 +2,7 @@
 
     python benchmarks/solvers.py layers          error and time of depthwise→pointwise and CP fits
     python benchmarks/solvers.py activation      error behind the activation, refitted
+    python benchmarks/solvers.py rounding        cp fits with and without heeding rounding to int8
     python benchmarks/solvers.py time            time at 64 and 512 channels, moments given
 
 Competitors: (a) the singular value decomposition of the weights, channel by channel; (b) L-BFGS on
@@ -28,6 +29,7 @@ from scipy import optimize
 
 from onnxsep.blas import blas_threads_for
 from onnxsep.factorize import (
+    INT8_ROUNDING,
     THOROUGH,
     ActivationFit,
     CanonicalPolyadic,
@@ -41,6 +43,7 @@ from onnxsep.factorize import (
     fit_depthwise_pointwise,
     fit_pointwise_depthwise,
     refit_behind_activation,
+    rounding_gain,
 )
 
 # L-BFGS stands still once a step gains less than this share of the output variance.
@@ -206,6 +209,25 @@ def table_activation(data: Path) -> Iterator[str]:
             )
 
 
+def table_rounding(data: Path) -> Iterator[str]:
+    yield "| layer | cp channels | fit | error | noise of rounding | both |"
+    yield "|---|---|---|---|---|---|"
+    for layer in real_layers(data):
+        problem = LayerProblem.from_moments(layer.weight, layer.bias, moments(layer.known))
+        judge = LayerProblem.from_moments(
+            layer.weight, layer.bias, moments(layer.unseen), ridge=0.0
+        )
+        terms = (problem.channels, 2 * problem.channels)
+        for name, rounding in (("plain", 0.0), ("steady", INT8_ROUNDING)):
+            for fit in fit_cp(problem, terms, rounding=rounding):
+                error = judge.error(fit.factors.dense())
+                noise = INT8_ROUNDING * rounding_gain(judge, fit.factors)
+                yield (
+                    f"| {layer.name} | {fit.factors.terms} | {name} | {error:.5f} "
+                    f"| {noise:.5f} | {error + noise:.5f} |"
+                )
+
+
 def made_up(channels: int, rows: int = 6000) -> LayerProblem:
     """A layer with correlated, rectified inputs, for timing where no network has one so large."""
     random = np.random.default_rng(0)
@@ -261,7 +283,7 @@ def time_layer(problem: LayerProblem, terms: tuple[int, ...]) -> Iterator[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="The solvers against the obvious alternatives.")
-    parser.add_argument("table", choices=("layers", "activation", "time"))
+    parser.add_argument("table", choices=("layers", "activation", "rounding", "time"))
     table = parser.parse_args().table
     data = data_folder()
     if table != "time" and not data.is_dir():
@@ -270,6 +292,7 @@ def main() -> int:
     tables: dict[str, Callable[[], Iterator[str]]] = {
         "layers": lambda: table_layers(data),
         "activation": lambda: table_activation(data),
+        "rounding": lambda: table_rounding(data),
         "time": table_time,
     }
     for line in tables[table]():
