@@ -9,8 +9,8 @@ in processes of their own. Ours moves activations behind max pools and corrects 
 `optimize` does. Prints a Markdown table per network: quality on the test images, and the
 speed-up over float with batch 1 and one thread, all models run in turn. ``auto`` chooses among our
 settings by signal-to-noise on 8 to 200 further images. ``--draw`` takes other calibration images
-(of VDSR's few there is one draw): by how much that alone changes the qualities. About twenty minutes for all networks on
-two cores; qualities are deterministic, speed-ups are not.
+(of VDSR's few there is one draw): by how much that alone changes the qualities. About twenty
+minutes for all networks on two cores; qualities are deterministic, speed-ups are not.
 """
 
 from __future__ import annotations
