@@ -101,6 +101,12 @@ class Budget:
             least += max(quality.worst_snr_db - verified.worst_snr_db, 0.0)
         return Budget(drop, least, spare)
 
+    def share_to_keep(self, verified: Quality) -> float:
+        """Of what a result lost on images that rejected it, the share that may be lost; up to 1."""
+        if self.max_drop is None or not verified.drop > self.max_drop:
+            return 1.0
+        return _AIM * self.max_drop / verified.drop
+
     def may_recover(self, quality: Quality) -> bool:
         """Whether a better fit of the same plan has a good chance to be within the budget."""
         return self._holds(quality, _RECOVERY)

@@ -33,9 +33,10 @@ from onnxsep.search.timing_cache import default_cache_path
 from onnxsep.targets import get_target
 
 NOTHING = Plan({}, 1.0, {})
-# Standard errors that a choice has to spare where other images verify it: it may be as good as the
-# images of the choice leave room for.
-HOPE = -1.0
+# Standard errors that a choice has to spare where other images verify it: it may be somewhat better
+# than it seems, as the images of the choice leave room for. With a whole one every second choice
+# was rejected, and every rejection costs a rewrite.
+HOPE = -0.5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

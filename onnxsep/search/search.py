@@ -39,8 +39,9 @@ _FINAL_SECONDS = 2.0
 # Whole rewrites tried for one precision; each costs a walk through the network.
 _MOST_REWRITES = 3
 # Where images that nothing had seen reject results, so many more careful ones are made before
-# nothing is separated at all; whole rewrites for each of them.
-_RETREATS, _MORE_CAREFUL = 2, 2
+# nothing is separated at all; each has at most this share of the rejected one's divergence, since
+# the images of the choice have just shown how little they know.
+_RETREATS, _STEP_BACK = 3, 0.75
 # A precision that is predicted to be slower than this share of what another one has reached is not
 # carried out.
 _WORTH_A_TRY = 0.95
@@ -237,18 +238,29 @@ class _Search:
         stricter = self._budget.after_rejection(best.quality, finding.quality)
         return self._finish_before(best.plan, precision, stricter)
 
-    def _finish_before(self, plan: Plan, precision: Precision, budget: Budget) -> bool:
-        """Finish the fastest plan before this one that holds a budget; whether there is one."""
-        plans = [other for other in self._plans[precision] if other.cost > plan.cost]
+    def _finish_before(
+        self, plan: Plan, precision: Precision, budget: Budget, share: float = 1.0
+    ) -> bool:
+        """Finish the fastest plan before this one that holds a budget; whether there is one.
+
+        Args:
+            plan: What lost too much.
+            precision: Its precision.
+            budget: What a more careful plan may lose.
+            share: Of the divergence of ``plan`` that it may have.
+        """
+
+        def is_before(other: Plan) -> bool:
+            return other.cost > plan.cost and other.divergence <= share * plan.divergence
+
+        plans = [other for other in self._plans[precision] if is_before(other)]
         tried = self._tried[precision]
-        careful = [
-            one for one in tried if one.plan.cost > plan.cost and budget.accepts(one.quality)
-        ]
+        careful = [one for one in tried if is_before(one.plan) and budget.accepts(one.quality)]
         if not careful:
             if not plans or self._deadline.late():
                 return False
             start = aimed_plan(tried, plans, budget)
-            more = self._daring(plans, precision, budget, start, most=_MORE_CAREFUL)
+            more = self._daring(plans, precision, budget, start, most=1)
             tried += more
             # One that is hardly as careful as it should be is better than none.
             careful = [one for one in more if budget.accepts(one.quality)] or more[-1:]
@@ -274,7 +286,8 @@ class _Search:
         level = self._retreats.get(precision, 0)
         self._retreats[precision] = level + 1
         budget = self._budget.after_rejection(failed.quality, verified)
-        done = level < _RETREATS and self._finish_before(plan, precision, budget)
+        share = min(_STEP_BACK, self._budget.share_to_keep(verified))
+        done = level < _RETREATS and self._finish_before(plan, precision, budget, share)
         if not done and precision == "int8":
             (barely,) = self._barely(precision)
             self._finish(barely, precision)
