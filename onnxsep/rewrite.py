@@ -36,7 +36,7 @@ NOTHING = Plan({}, 1.0, {})
 # Standard errors that a choice has to spare where other images verify it: it may be somewhat better
 # than it seems, as the images of the choice leave room for. With a whole one every second choice
 # was rejected, and every rejection costs a rewrite.
-HOPE = -0.5
+HOPE = -0.75
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
