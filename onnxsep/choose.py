@@ -34,7 +34,7 @@ _BACKING = 2 / 3
 # Drops grow with divergence; by how much differs, and two estimates of it are near each other.
 _LEAST_POWER, _MOST_POWER = 0.5, 2.0
 # Standard errors to spare after images that nothing had seen rejected a choice that lost nothing.
-_CAUTION = 2.0
+_CAUTION = 0.5
 # Plans whose cost differs by less than this share of the original's are not worth a rewrite.
 _NEAR_ENOUGH = 0.03
 
@@ -102,10 +102,17 @@ class Budget:
         return Budget(drop, least, spare)
 
     def share_to_keep(self, verified: Quality) -> float:
-        """Of what a result lost on images that rejected it, the share that may be lost; up to 1."""
-        if self.max_drop is None or not verified.drop > self.max_drop:
+        """Of what a result lost on images that rejected it, the share that may be lost; up to 1.
+
+        By the less chancy of both counts, where there are two: a few images that changed sides say
+        little about how far to step back.
+        """
+        lost = verified.drop
+        if not math.isnan(verified.expected_drop):
+            lost = min(lost, verified.expected_drop)
+        if self.max_drop is None or not lost > self.max_drop:
             return 1.0
-        return _AIM * self.max_drop / verified.drop
+        return _AIM * self.max_drop / lost
 
     def may_recover(self, quality: Quality) -> bool:
         """Whether a better fit of the same plan has a good chance to be within the budget."""

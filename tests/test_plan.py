@@ -190,8 +190,8 @@ class Rejected:
         Rejected("twice as much was lost there", 0.5, 1.5, 0.3),
         Rejected("hardly more than allowed", 0.9, 1.1, 0.9 * 0.9 / 1.1),
         Rejected("less was lost there, and too much even so", 3.0, 1.5, 1.0),
-        Rejected("here nothing was lost", 0.0, 1.5, 1.0, 2.0),
-        Rejected("here something was won", -0.8, 1.5, 1.0, 2.0),
+        Rejected("here nothing was lost", 0.0, 1.5, 1.0, 0.5),
+        Rejected("here something was won", -0.8, 1.5, 1.0, 0.5),
     ],
     ids=lambda case: case.id,
 )
@@ -203,3 +203,31 @@ def test_budget_after_a_rejection(case: Rejected) -> None:
     assert found.spare == case.spare
     decibels = Budget(None, 28.0, spare=-1.0).after_rejection(here, there)
     assert decibels == Budget(None, 33.0, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    id: str
+    drop: float
+    expected: float
+    share: float
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Kept("twice the budget by both counts", 2.0, 2.0, 0.45),
+        Kept("the less chancy count was lower", 2.0, 1.5, 0.6),
+        Kept("images that changed sides were luckier", 1.2, 3.0, 0.75),
+        Kept("one count only", 1.8, float("nan"), 0.5),
+        Kept("chance alone", 1.2, 0.4, 1.0),
+        Kept("nothing was lost", -0.2, -0.1, 1.0),
+    ],
+    ids=lambda case: case.id,
+)
+def test_share_to_keep_after_a_rejection(case: Kept) -> None:
+    verified = Quality(
+        90.0, 90.0 - case.drop, case.drop, 0.1, {"y": 30.0}, 250, expected_drop=case.expected
+    )
+    assert Budget(1.0, None).share_to_keep(verified) == pytest.approx(case.share)
+    assert Budget(None, 28.0).share_to_keep(verified) == 1.0
