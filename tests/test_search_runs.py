@@ -192,7 +192,7 @@ def test_what_other_images_reject_is_followed_by_more_careful_results(
 
     monkeypatch.setattr(pipeline, "_holds", holds)
     chosen = []
-    for rejected in (0, 1, 2, 3, 4):
+    for rejected in (0, 1, 2, 3, 4, 5):
         asked.clear()
         options = settings(images, precision="int8", test_data=str(images))
         record = optimize(network, options).record
