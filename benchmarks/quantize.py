@@ -118,6 +118,17 @@ def main() -> None:
 def compare(name: str, data: Path, seconds: float, draw: int) -> None:
     """The table of one network."""
     images = load_images(name, data, draw)
+    models, swept = quantized(name, data, images, draw)
+    report(name, models, images, seconds, swept)
+
+
+def quantized(
+    name: str, data: Path, images: Images, draw: int
+) -> tuple[dict[str, ir.Model | str], float]:
+    """The float network, ours and the peers' by title, and the seconds of our calibration.
+
+    A text in place of a model says why there is none.
+    """
     model = cleaned(name, data, images)
     started = time.perf_counter()
     settings = QuantizeSettings()
@@ -143,7 +154,7 @@ def compare(name: str, data: Path, seconds: float, draw: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for peer in PEERS:
             models[peer] = ask_peer(peer, name, data, draw, Path(folder, "peer.onnx"))
-    report(name, models, images, seconds, swept)
+    return models, swept
 
 
 def report(
@@ -351,16 +362,19 @@ def cifar(
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), arrays["labels"]
 
 
-def imagenet(data: Path, part: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
+def imagenet(
+    data: Path, part: str, kind: str, place: tuple[float, float] = (0.5, 0.5)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels; ``place`` of the crop from 0 (top, left) to 1 (bottom, right)."""
     folder, images, labels = data / "imagenet" / part, [], []
     size = 227 if kind == "caffe" else 224
-    first = (256 - size) // 2
+    top, left = (int((256 - size) * share) for share in place)
     with (folder / "labels.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         file_name, label = list(row.values())[:2]
         pixels = np.asarray(Image.open(folder / file_name).convert("RGB"), np.float32)
-        pixels = pixels[first : first + size, first : first + size]
+        pixels = pixels[top : top + size, left : left + size]
         if kind == "caffe":
             pixels = pixels[..., ::-1] - np.array((104, 117, 123), np.float32)
         else:
