@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,10 @@ from onnxsep.runtime import Feeds, make_session, run
 # activations of a wide network stay in the hundreds of megabytes.
 _NUMBERS_PER_BATCH = 2**21
 _LARGEST_BATCH = 50
+# Numbers of the largest input and samples on which passes that change nothing are proved: at a
+# rounding error's precision few large images say what many do, and of a restoring network, which
+# takes half a second for each, batches of fifty cost minutes.
+_PROOF_NUMBERS, _FEWEST_PROOFS = 2**18, 8
 # With n images and no change, up to 3/n may still be lost (rule of three, 95 %).
 _FEW_IMAGES = 100
 _FEW_CLASSES = 3
@@ -30,13 +35,23 @@ class Batches:
     Attributes:
         dataset: The samples.
         size: Samples per batch.
+        fixed: Whether the model insists on it.
     """
 
     dataset: Dataset
     size: int
+    fixed: bool = False
 
     def __iter__(self) -> Iterator[Feeds]:
         return iter(self.dataset.batches(self.size))
+
+    def proofs(self, count: int) -> list[Feeds]:
+        """The first so many batches, of fewer samples where these are large."""
+        size = self.size
+        if not self.fixed:
+            affordable = _PROOF_NUMBERS // _numbers_of_one(self.dataset)
+            size = min(size, max(affordable, _FEWEST_PROOFS))
+        return list(itertools.islice(self.dataset.batches(size), count))
 
 
 def batches_of(dataset: Dataset, static_size: int | None) -> Batches:
@@ -55,10 +70,15 @@ def batches_of(dataset: Dataset, static_size: int | None) -> Batches:
                 f"{len(dataset)} samples left for this; give more"
             )
         kept = dataset if whole == len(dataset) else dataset.subset(range(whole))
-        return Batches(kept, static_size)
+        return Batches(kept, static_size, fixed=True)
+    affordable = _NUMBERS_PER_BATCH // _numbers_of_one(dataset)
+    return Batches(dataset, min(max(affordable, 1), _LARGEST_BATCH))
+
+
+def _numbers_of_one(dataset: Dataset) -> int:
+    """Numbers of the largest input of one sample, at least 1."""
     first = next(iter(dataset.batches(1)))
-    largest = max(value.size for value in first.values())
-    return Batches(dataset, int(np.clip(_NUMBERS_PER_BATCH // largest, 1, _LARGEST_BATCH)))
+    return max(max(value.size for value in first.values()), 1)
 
 
 def collect_outputs(

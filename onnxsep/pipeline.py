@@ -185,7 +185,7 @@ def _clean(
     progress: Progress,
 ) -> None:
     """The lossless passes, proved together on data."""
-    checks = [feeds for _, feeds in zip(range(_PROOF_BATCHES), material.fit, strict=False)]
+    checks = material.fit.proofs(_PROOF_BATCHES)
     passes: list[LosslessPass] = []
     if "simplify" in options.passes:
         passes.append(Simplify(checks))

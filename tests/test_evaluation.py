@@ -102,6 +102,28 @@ def test_large_images_come_in_small_batches(case: Size) -> None:
     assert batches_of(dataset(values), None).size == case.expected
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        Size((120, 4), 50),
+        Size((120, 1, 128, 128), 16),
+        Size((60, 3, 224, 224), 8),
+        Size((5, 3, 1080, 1920), 1),
+    ],
+    ids=str,
+)
+def test_of_large_images_few_prove(case: Size) -> None:
+    values = np.broadcast_to(np.float32(0), case.shape)
+    found = batches_of(dataset(values), None).proofs(2)
+    assert [len(feeds["x"]) for feeds in found] == [case.expected] * 2
+
+
+def test_proofs_are_whole_static_batches() -> None:
+    values = np.broadcast_to(np.float32(0), (24, 3, 224, 224))
+    found = batches_of(dataset(values), 12).proofs(3)
+    assert [len(feeds["x"]) for feeds in found] == [12, 12]
+
+
 def test_largest_input_decides() -> None:
     columns = {
         "small": ArrayColumn(np.zeros((60, 1), np.float32), np.dtype(np.float32)),

@@ -335,8 +335,7 @@ class Builder:
         return self._separated[key]
 
     def _require_equal(self, before: ir.Model, after: ir.Model, what: str) -> None:
-        checks = [feeds for _, feeds in zip(range(_CHECK_BATCHES), self._fit, strict=False)]
-        require_equal(before, after, checks, what)
+        require_equal(before, after, self._fit.proofs(_CHECK_BATCHES), what)
 
     def _score(self, model: ir.Model) -> Callable[[ir.Model], float]:
         """How near a quantized model's outputs are to those of its float twin, in dB."""
@@ -368,7 +367,7 @@ def _first(batches: Batches, most: int) -> Batches:
     """At most so many images, in whole batches where there are any."""
     count = min(len(batches.dataset), most)
     count -= count % batches.size if count >= batches.size else 0
-    return Batches(batches.dataset.subset(range(count)), batches.size)
+    return dataclasses.replace(batches, dataset=batches.dataset.subset(range(count)))
 
 
 class Deadline:
