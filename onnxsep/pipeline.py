@@ -158,8 +158,8 @@ def _run(
         progress.stage(f"writing {output.name}")
         save_model(rewritten, output)
         if found.built is not None:
-            plan = plan_path(output)
-            write_plan(found.built, source, cleaned, material, options, plan)
+            facts.plan = plan_path(output)
+            write_plan(found.built, source, cleaned, material, options, facts.plan)
     front: list[FrontRow] = []
     if pareto is not None:
         progress.stage("writing the front")

@@ -53,6 +53,7 @@ def test_a_network_becomes_smaller_and_stays_itself(
     record = result.record
     assert network.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result.onnx", "result.plan.json"]
+    assert record.plan == str(tmp_path / "result.plan.json")
     onnx.checker.check_model(str(output), full_check=True)
 
     assert {row.name: row.action for row in record.layers} == {

@@ -19,6 +19,7 @@ from onnxsep.errors import ConfigurationError, InputError
 
 PathParts = tuple[str | int, ...]
 
+_LEAST = "models: [{name: mine, path: mine.onnx}]"
 MOST_BYTES = 1_000_000
 MOST_DEPTH = 30
 MOST_ALIASES = 200
@@ -121,7 +122,10 @@ def read_yaml(path: Path) -> Document:
         with path.open("rb") as stream:
             content = stream.read(MOST_BYTES + 1)
     except FileNotFoundError as error:
-        raise InputError(f"the matrix {path} does not exist; name one that does") from error
+        raise InputError(
+            f"the matrix {path} does not exist; name one that does, or write one, of which the "
+            f"least is '{_LEAST}' (docs/bench.md has the rest)"
+        ) from error
     except OSError as error:
         raise InputError(f"the matrix {path} cannot be read: {error.strerror}") from error
     if len(content) > MOST_BYTES:

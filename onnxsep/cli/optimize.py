@@ -145,7 +145,12 @@ def optimize_command(
         ),
     ] = "cpu",
     passes: Annotated[
-        str, typer.Option(help="Comma-separated; simplify,fold_batchnorm cleans without loss.")
+        str,
+        typer.Option(
+            help="Comma-separated, of: simplify, fold_batchnorm, separate, align_channels, "
+            "quantize (default: all); simplify,fold_batchnorm cleans without loss.",
+            show_default=False,
+        ),
     ] = "simplify,fold_batchnorm,separate,align_channels,quantize",
     precision: Annotated[
         str,

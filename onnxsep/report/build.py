@@ -52,6 +52,7 @@ class RunFacts:
     precision: str = "fp32"
     trials: list[TrialRow] = dataclasses.field(default_factory=list)
     fusion: FusionReport | None = None
+    plan: Path | None = None
     created: str = dataclasses.field(default_factory=now)
 
     @classmethod
@@ -130,6 +131,7 @@ def build_record(facts: RunFacts, model: ir.Model, output: Path | None, seconds:
         trials=facts.trials,
         fusion=_fusion_row(facts.fusion),
         created=facts.created,
+        plan="" if facts.plan is None else str(facts.plan),
     )
 
 

@@ -170,6 +170,7 @@ class Record:
             where nothing was quantized.
         kind: Always ``optimize``.
         created: When the run began: UTC, ISO 8601.
+        plan: Where the plan went that repeats the result, empty where there is none.
     """
 
     schema: int
@@ -198,6 +199,7 @@ class Record:
     fusion: FusionRow | None = None
     kind: str = "optimize"
     created: str = ""
+    plan: str = ""
 
     @property
     def separated(self) -> list[LayerRow]:

@@ -29,9 +29,8 @@ def print_record(record: Record, console: Console, report: Path | None) -> None:
     if record.latency_note:
         console.print(f"note: latency {printable(record.latency_note)}", style="yellow")
     console.print(f"calibrated on {printable(record.calibration)}")
-    written = [f"{printable(record.output)}"] if record.output else []
-    if report is not None:
-        written.append(printable(str(report)))
+    names = (record.output, record.plan, "" if report is None else str(report))
+    written = [printable(name) for name in names if name]
     console.print(
         f"wrote {' and '.join(written)}" if written else "wrote nothing (dry run)", style="bold"
     )
