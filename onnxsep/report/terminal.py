@@ -30,10 +30,10 @@ def print_record(record: Record, console: Console, report: Path | None) -> None:
         console.print(f"note: latency {printable(record.latency_note)}", style="yellow")
     console.print(f"calibrated on {printable(record.calibration)}")
     names = (record.output, record.plan, "" if report is None else str(report))
-    written = [printable(name) for name in names if name]
-    console.print(
-        f"wrote {' and '.join(written)}" if written else "wrote nothing (dry run)", style="bold"
-    )
+    written = [f"wrote {printable(name)}" for name in names if name]
+    # Not wrapped: a path in two pieces cannot be copied.
+    for line in written or ["wrote nothing (dry run)"]:
+        console.print(line, style="bold", soft_wrap=True)
 
 
 def _print_passes(record: Record, console: Console) -> None:

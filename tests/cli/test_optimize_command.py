@@ -151,8 +151,13 @@ def test_default_output_lies_beside_the_model(
     assert "loading" not in outcome.out
     for words in ("body", "rank", "kept: only 3 input channels", "multiplications", "latency"):
         assert words in outcome.out
-    assert "small.onnxsep.plan.json and report.json" in " ".join(outcome.out.split())
-    assert max(len(line) for line in outcome.out.splitlines()) <= 80
+    # Paths stay whole, so that they can be copied.
+    *lines, model, plan, report = outcome.out.splitlines()
+    assert model.startswith("wrote ")
+    assert model.endswith("small.onnxsep.onnx")
+    assert plan.endswith("small.onnxsep.plan.json")
+    assert report == "wrote report.json"
+    assert max(map(len, lines)) <= 80
     assert "\x1b[" not in outcome.out + outcome.err
 
 
