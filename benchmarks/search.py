@@ -169,7 +169,7 @@ def row(name: str, data: Path, precision: str, time_limit: float | None, folder:
         whole = f"; Set5 {first:.2f} → {last:.2f} dB"
     return (
         f"| {name} | {precision} | {gain} | {quality.original:.2f} → {quality.value:.2f} "
-        f"({-quality.drop:+.2f}{whole}) | {len(record.separated)} of {len(record.layers)} "
+        f"({0.0 - quality.drop:+.2f}{whole}) | {len(record.separated)} of {len(record.layers)} "
         f"| {before / after:.2f}x fewer | {seconds:.0f} s |"
     )
 

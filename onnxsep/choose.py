@@ -48,11 +48,16 @@ class Budget:
         min_snr_db: Least signal-to-noise against the original, None for no limit.
         spare: Standard errors of the drop that a choice leaves to spare; 0 where images that
             nothing has seen decide afterwards between the choice and a more careful one.
+        unjudged_snr_db: Least signal-to-noise of outputs that the measure does not look at, None
+            for no limit.
+        unit: Of the drop, for messages.
     """
 
     max_drop: float | None
     min_snr_db: float | None
     spare: float = 1.0
+    unjudged_snr_db: float | None = None
+    unit: str = ""
 
     def holds(self, quality: Quality) -> bool:
         """Whether ``quality`` is within the budget."""
@@ -99,7 +104,12 @@ class Budget:
                 spare = _CAUTION
         if least is not None and verified.worst_snr_db < least:
             least += max(quality.worst_snr_db - verified.worst_snr_db, 0.0)
-        return Budget(drop, least, spare)
+        others = self.unjudged_snr_db
+        if others is not None and verified.unjudged_snr_db < others:
+            others += max(quality.unjudged_snr_db - verified.unjudged_snr_db, 0.0)
+        return dataclasses.replace(
+            self, max_drop=drop, min_snr_db=least, spare=spare, unjudged_snr_db=others
+        )
 
     def share_to_keep(self, verified: Quality) -> float:
         """Of what a result lost on images that rejected it, the share that may be lost; up to 1.
@@ -120,17 +130,26 @@ class Budget:
 
     def _holds(self, quality: Quality, slack: float) -> bool:
         # In dB the same slack is a factor on the noise's amplitude.
-        return (self.max_drop is None or quality.drop <= self.max_drop * slack + 1e-9) and (
-            self.min_snr_db is None or quality.worst_snr_db >= self.min_snr_db - 6.0 * (slack - 1.0)
+        decibels = 6.0 * (slack - 1.0)
+        return (
+            (self.max_drop is None or quality.drop <= self.max_drop * slack + 1e-9)
+            and (self.min_snr_db is None or quality.worst_snr_db >= self.min_snr_db - decibels)
+            and (
+                self.unjudged_snr_db is None
+                or quality.unjudged_snr_db >= self.unjudged_snr_db - decibels
+            )
         )
 
     def describe(self) -> str:
-        """For messages: ``a drop of 1 point``."""
+        """For messages: ``at most 1 point lost``."""
         parts = []
         if self.max_drop is not None:
-            parts.append(f"at most {self.max_drop:g} lost")
+            unit = "point" if self.unit == "points" and self.max_drop == 1 else self.unit
+            parts.append(f"at most {' '.join(filter(None, (f'{self.max_drop:g}', unit)))} lost")
         if self.min_snr_db is not None:
             parts.append(f"at least {self.min_snr_db:g} dB signal-to-noise")
+        if self.unjudged_snr_db is not None:
+            parts.append(f"at least {self.unjudged_snr_db:g} dB in outputs that it does not judge")
         return " and ".join(parts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -25,6 +26,8 @@ _PROOF_NUMBERS, _FEWEST_PROOFS = 2**18, 8
 # With n images and no change, up to 3/n may still be lost (rule of three, 95 %).
 _FEW_IMAGES = 100
 _FEW_CLASSES = 3
+# Standard errors above chance at which a network is taken to know something.
+_SURE = 2.0
 _SOFTMAX_OPERATORS = ("Softmax", "LogSoftmax", "Sigmoid")
 
 
@@ -147,15 +150,27 @@ class Evaluation:
             label_offset=label_offset,
         )
 
-    def doubts(self) -> list[str]:
-        """What keeps the figures on these images from proving much, in sentences."""
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        """Outputs that the measure does not look at."""
+        return self.measure.unjudged(self._outputs)
+
+    def doubts(self, *, verified: bool = False) -> list[str]:
+        """What keeps the figures on these images from proving much, in sentences.
+
+        Args:
+            verified: Whether other images decide, and these were for choosing only.
+        """
         count = len(self.batches.dataset)
         found = []
-        if self.measure.unit == "%" and count < _FEW_IMAGES:
+        what = "ranks were chosen" if verified else "quality was measured"
+        if self.measure.kind in ("accuracy", "agreement") and count < _FEW_IMAGES:
             found.append(
-                f"quality was measured on {count} images only: even without a single change, a "
+                f"{what} on {count} images only: even without a single change, a "
                 f"loss of up to {min(300 / count, 100):.0f} points cannot be excluded"
             )
+        if self.measure.kind == "accuracy":
+            found.extend(self._doubts_about_labels())
         if self.measure.kind == "agreement":
             classes = len(np.unique(classes_of(self._outputs[self.measure.output])))
             if classes < min(_FEW_CLASSES, self._outputs[self.measure.output].shape[1]):
@@ -165,6 +180,22 @@ class Evaluation:
                     "give --data"
                 )
         return found
+
+    def _doubts_about_labels(self) -> list[str]:
+        """Whether the original is right no more often than guessing would be."""
+        labels = self.batches.dataset.labels
+        if labels is None:
+            return []
+        scores = self._outputs[self.measure.output]
+        right = classes_of(scores) == labels + self.measure.label_offset
+        chance, count = 1 / scores.shape[1], len(right)
+        if right.mean() > chance + _SURE * math.sqrt(chance * (1 - chance) / count):
+            return []
+        return [
+            f"the original is right on {100 * right.mean():.1f} % of {count} images, no more than "
+            "guessing: nothing can be lost there, so accuracy proves nothing; check the labels "
+            "(--label-offset) and the preprocessing (--preset)"
+        ]
 
     def of(self, candidate: ir.Model) -> Quality:
         """Quality of ``candidate`` beside the original."""

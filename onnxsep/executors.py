@@ -10,6 +10,8 @@ import contextlib
 import importlib
 import importlib.metadata
 import multiprocessing
+import socket
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +20,7 @@ from onnxsep.errors import ConfigurationError
 MOST_WORKERS = 256
 # A scheduler that is there answers at once.
 _ANSWER_SECONDS = 10
+_SCHEDULER_PORT = 8786
 _EXTRA = "pip install 'onnxsep[dask]'"
 
 
@@ -73,6 +76,7 @@ def dask_executor(address: str) -> Iterator[concurrent.futures.Executor]:
     """
     distributed = _distributed()
     try:
+        _reach(address)
         client = distributed.Client(address, timeout=_ANSWER_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError, TypeError) as error:
         raise ConfigurationError(
@@ -88,6 +92,21 @@ def dask_executor(address: str) -> Iterator[concurrent.futures.Executor]:
             if type(error).__module__.split(".")[0] != distributed.__name__:
                 raise
             raise ConfigurationError(f"the Dask cluster at {address!r} gave up: {error}") from error
+
+
+def _reach(address: str) -> None:
+    """Knock at the scheduler's door: a client that finds nobody leaves tracebacks behind.
+
+    Raises:
+        OSError: Nobody answers.
+        ValueError: It is no address.
+    """
+    scheme, separator, rest = address.partition("://")
+    if separator and scheme not in ("tcp", "tls"):
+        return
+    parts = urllib.parse.urlsplit(f"//{rest if separator else address}")
+    door = (parts.hostname or "", parts.port or _SCHEDULER_PORT)
+    socket.create_connection(door, timeout=_ANSWER_SECONDS).close()
 
 
 def installed_version() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import onnx_ir as ir
 
@@ -97,10 +98,15 @@ def gather_material(model: ir.Model, options: Options, progress: Progress) -> Ma
         )
     if dataset.preprocessing is not None and dataset.preprocessing.assumed:
         warnings.append(how)
+    if options.preprocessing is not None and dataset.preprocessing is None:
+        warnings.append(
+            f"the preprocessing '{options.preprocessing.name}' has no meaning: {dataset.source} "
+            "holds no pixels (uint8), so its numbers were used as they are"
+        )
     static = static_batch(specs)
     if len(dataset) < 2 * (static or 1):
         raise InputError(
-            f"{dataset.source} holds {len(dataset)} samples; at least {2 * (static or 1)} are "
+            f"{len(dataset)} of {dataset.source} are too few: at least {2 * (static or 1)} are "
             "needed, to fit on some and verify on others"
         )
     fit, selection = split(dataset, share, options.seed)
@@ -115,6 +121,11 @@ def gather_material(model: ir.Model, options: Options, progress: Progress) -> Ma
             seed=options.seed,
         )
         verification = batches_of(tests, static)
+        if _is_same(options.data, options.test_data):
+            warnings.append(
+                "--test-data names the same images as --data, which the fits saw: what they show "
+                "proves little"
+            )
     return Material(
         fit=batches_of(fit, static),
         selection=batches_of(selection, static),
@@ -123,6 +134,14 @@ def gather_material(model: ir.Model, options: Options, progress: Progress) -> Ma
         description=_describe(dataset, how),
         warnings=warnings,
     )
+
+
+def _is_same(data: str | None, other: str) -> bool:
+    """Whether two sources are one file or folder, or are called alike."""
+    if data is None:
+        return False
+    here, there = Path(data), Path(other)
+    return data == other or (here.exists() and there.exists() and here.samefile(there))
 
 
 def _preprocessing(

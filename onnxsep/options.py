@@ -12,7 +12,7 @@ from onnxsep.decision import DEFAULT_FORM, Form, check_form
 from onnxsep.errors import ConfigurationError
 from onnxsep.passes import PASS_NAMES
 from onnxsep.quality import Metric
-from onnxsep.report.files import check_report_path
+from onnxsep.report.files import check_report_path, require_writable
 from onnxsep.targets import get_target, is_url
 
 DEFAULT_MAX_DROP = 1.0
@@ -123,6 +123,7 @@ class Options:
                     f"unknown pass {name!r}; known passes are {', '.join(PASS_NAMES)}"
                 )
         _require(bool(self.passes), "--passes names no pass; leave it out to run all")
+        self._check_contradictions()
         _require(self.data != "" and self.test_data != "", "--data and --test-data take a name")
         _require(
             self.samples is None or 2 <= self.samples <= _MOST_SAMPLES,
@@ -147,6 +148,20 @@ class Options:
             f"--threads takes 0 (all cores) to {cores}, the cores of this machine",
         )
         _require(self.seed >= 0, "--seed takes 0 or more")
+
+    def _check_contradictions(self) -> None:
+        """Passes, precision and plan that rule each other out; silence would be misread."""
+        _require(len(set(self.passes)) == len(self.passes), "--passes names a pass twice")
+        quantizes = "quantize" in self.passes
+        _require(
+            quantizes or self.precision != "int8",
+            "--precision int8 needs the pass quantize, which --passes leaves out; name it there",
+        )
+        _require(
+            not quantizes or "separate" in self.passes or self.precision in ("auto", "int8"),
+            f"--passes names quantize, which --precision {self.precision} rules out; leave out one "
+            "of them",
+        )
 
     def _check_target(self) -> None:
         if not is_url(self.target):
@@ -182,6 +197,7 @@ def check_output(source: Path, output: Path, *, force: bool) -> None:
         raise ConfigurationError(f"{output} is a folder; give a file name to --output")
     if not output.parent.is_dir():
         raise ConfigurationError(f"the folder {output.parent} does not exist; make it first")
+    require_writable(output.parent)
     if output.exists() and not output.is_file():
         raise ConfigurationError(f"{output} is no regular file; choose another --output")
     if output.is_file() and output.suffix != ".onnx" and not force:
@@ -192,6 +208,20 @@ def check_output(source: Path, output: Path, *, force: bool) -> None:
         raise ConfigurationError(
             f"{output} is the input itself; choose another --output, or say --force to replace it"
         )
+
+
+def check_front(folder: Path) -> None:
+    """Refuse a folder that could not be made or filled after the run.
+
+    Raises:
+        ConfigurationError: A file is in its way.
+        OutputError: It is, or would lie, in a folder that is not writable.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigurationError(f"--pareto {folder}: that is a file; give a folder")
+    there = next((place for place in (folder, *folder.parents) if place.is_dir()), None)
+    if there is not None:
+        require_writable(there)
 
 
 def check_report(report: Path, source: Path, output: Path) -> None:

@@ -38,9 +38,10 @@ def write_front(
     except OSError as error:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
     ordered = sorted(findings, key=lambda found: found.comparison.speedup)
+    digits = len(str(len(ordered)))
     rows = []
     for number, found in enumerate(ordered, start=1):
-        name = f"{stem}-{number}-{found.built.precision}.onnx"
+        name = f"{stem}-{number:0{digits}}-{found.built.precision}.onnx"
         save_model(found.built.model, folder / name)
         quality = evaluation.of(found.built.model)
         comparison = found.comparison

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from onnxsep.options import (
     DEFAULT_MAX_DROP,
     DEFAULT_MIN_SNR_DB,
     Options,
+    check_front,
     check_output,
 )
 from onnxsep.pareto import write_front
@@ -34,13 +36,13 @@ from onnxsep.passes.simplify import Simplify
 from onnxsep.plan import output_sizes
 from onnxsep.progress import Progress, Silence
 from onnxsep.proof import require_equal
-from onnxsep.quality import Measure
 from onnxsep.replay import plan_path, write_plan
 from onnxsep.report.build import RunFacts, build_record
 from onnxsep.report.front import FrontRow
 from onnxsep.report.record import QualityRow, Record
 from onnxsep.rewrite import HOPE, Rewritten, adopt, rewrite
 from onnxsep.search.findings import Finding
+from onnxsep.search.plan_file import load_plan
 from onnxsep.targets import get_target
 
 # Batches on which lossless passes must agree with the input.
@@ -109,6 +111,10 @@ def optimize(
     if path is not None:
         check_output(source, path, force=force)
     front = None if pareto is None else Path(pareto)
+    if front is not None:
+        check_front(front)
+    if options.plan is not None:
+        load_plan(options.plan)  # A plan that cannot be read is told before the long work.
     with reach(options, executor, progress) as (there, means):
         return _run(source, there, path, front, means, progress, started)
 
@@ -134,14 +140,20 @@ def _run(
 
     progress.stage("running the original on images that no fit sees")
     selection = _evaluation(original, material.selection, options)
-    budget = _budget(options, selection.measure)
+    budget = _budget(options, selection)
+    if budget.unjudged_snr_db is not None:
+        facts.warnings.append(
+            f"{selection.measure.title} is that of the output '{selection.measure.output}'; "
+            f"{_listed(selection.unjudged)} kept {budget.unjudged_snr_db:g} dB "
+            "signal-to-noise against the original (--min-snr sets it for all)"
+        )
     if options.max_drop is not None and not selection.measure.has_drop:
         facts.warnings.append(
             "the outputs are no scores, so --max-drop has no meaning; the budget was "
             f"{budget.describe()} (--min-snr)"
         )
     facts.budget = budget.describe()
-    facts.warnings.extend(selection.doubts())
+    facts.warnings.extend(selection.doubts(verified=material.verification is not None))
     if options.label_offset and material.selection.dataset.labels is None:
         facts.warnings.append("--label-offset has no meaning: the data have no labels")
     found = rewrite(cleaned, material, options, selection, budget, facts, progress, means)
@@ -149,6 +161,8 @@ def _run(
     rewritten = found.model
     if facts.precision == "int8":
         facts.fusion = fusion_report(rewritten)
+    elif options.precision == "int8":
+        facts.warnings.append("--precision int8 was asked for, but the result is float")
     _time(original, rewritten, material, options, facts, means, progress)
     difference = interface_difference(original, rewritten)
     if difference:
@@ -200,16 +214,30 @@ def _clean(
     facts.note_layers(model, output_sizes(model, calibration))
 
 
-def _budget(options: Options, measure: Measure) -> Budget:
+def _budget(options: Options, evaluation: Evaluation) -> Budget:
     """The user's limits, or the default that suits the measure."""
-    max_drop = options.max_drop if measure.has_drop else None
-    if max_drop is None and options.min_snr_db is None:
+    measure = evaluation.measure
+    drop = options.max_drop if measure.has_drop else None
+    least = options.min_snr_db
+    if drop is None and least is None:
+        drop = DEFAULT_MAX_DROP if measure.has_drop else None
         if measure.is_agreement:
-            return Budget(DEFAULT_MAX_DROP, AGREEMENT_MIN_SNR_DB)
-        if measure.has_drop:
-            return Budget(DEFAULT_MAX_DROP, None)
-        return Budget(None, DEFAULT_MIN_SNR_DB)
-    return Budget(max_drop, options.min_snr_db)
+            least = AGREEMENT_MIN_SNR_DB
+        elif not measure.has_drop:
+            least = DEFAULT_MIN_SNR_DB
+    guarded = least is None and bool(evaluation.unjudged)
+    return Budget(
+        drop,
+        least,
+        unjudged_snr_db=DEFAULT_MIN_SNR_DB if guarded else None,
+        unit=measure.points,
+    )
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    """``'boxes'``, or the first few of more."""
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def _time(
@@ -228,10 +256,12 @@ def _time(
     if means.machine:
         facts.latency_note = f"measured on {means.machine}"
     elif not target.measured_here:
-        facts.latency_note = (
-            f"measured on this machine's CPU, not on {target.title}; give the "
-            "machine as --target ssh://HOST to measure there"
+        way = (
+            "give the machine as --target ssh://HOST to measure there"
+            if target.name == "cpu-arm"
+            else "onnxsep bench measures there (docs/bench.md)"
         )
+        facts.latency_note = f"measured on this machine's CPU, not on {target.title}; {way}"
     progress.stage("timing input and result in turn")
     facts.latency = compare_latency(
         original,

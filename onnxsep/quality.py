@@ -73,6 +73,15 @@ class Measure:
         """Whether a drop in points has a meaning (it has none for plain signal-to-noise)."""
         return self.kind != "snr"
 
+    def unjudged(self, outputs: Outputs) -> tuple[str, ...]:
+        """Names of the outputs that it does not look at."""
+        return tuple(name for name in outputs if self.output and name != self.output)
+
+    @property
+    def points(self) -> str:
+        """What is lost, for sentences: ``points``, ``dB`` or nothing."""
+        return {"%": "points"}.get(self.unit, self.unit)
+
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
@@ -88,6 +97,7 @@ class Quality:
         expected_drop: As ``drop``, but from how far every image's score is from changing sides, not
             only from those that did: much less a matter of chance; ``drop`` where that is unknown.
         expected_error: Standard error of ``expected_drop``.
+        unjudged: Outputs that the measure does not look at.
     """
 
     original: float
@@ -98,10 +108,22 @@ class Quality:
     samples: int
     expected_drop: float = math.nan
     expected_error: float = 0.0
+    unjudged: tuple[str, ...] = ()
 
     @property
     def worst_snr_db(self) -> float:
         return min(self.snr_db.values())
+
+    def said_to_be_lost(self, points: str = "") -> str:
+        """For messages: ``0.40 points lost``, or how much signal there is left."""
+        if self.original >= SNR_CEILING_DB:
+            return f"{self.value:.1f} dB signal-to-noise"
+        return f"{' '.join(filter(None, (f'{self.drop:.2f}', points)))} lost"
+
+    @property
+    def unjudged_snr_db(self) -> float:
+        """The worst of the outputs that the measure does not look at; the ceiling of none."""
+        return min((self.snr_db[name] for name in self.unjudged), default=SNR_CEILING_DB)
 
 
 def choose_measure(
@@ -203,7 +225,8 @@ def assess(
         case "snr":
             first, value = SNR_CEILING_DB, min(snr.values())
     likely, doubt = expected or (first - value, error)
-    return Quality(first, value, first - value, error, snr, samples, likely, doubt)
+    unjudged = measure.unjudged(original)
+    return Quality(first, value, first - value, error, snr, samples, likely, doubt, unjudged)
 
 
 def signal_to_noise_db(reference: np.ndarray, value: np.ndarray) -> float:

@@ -82,7 +82,7 @@ def repeat_plan(
 
     Raises:
         InputError: The plan cannot be read, or is for another model.
-        ConfigurationError: It is for another target.
+        ConfigurationError: It is for another target or precision.
     """
     saved = load_plan(path)
     names = [site.name for site in find_convolutions(cleaned.graph)[0]]
@@ -97,6 +97,11 @@ def repeat_plan(
     if saved.seed != options.seed:
         notes.append(f"the plan was made with --seed {saved.seed}")
     precision: Precision = "int8" if saved.settings.get("precision") == "int8" else "fp32"
+    if (precision == "int8") != (options.precision == "int8") and options.precision != "auto":
+        raise ConfigurationError(
+            f"{path} is a plan for {precision}, which --precision {options.precision} rules out; "
+            "leave that out"
+        )
     plan = Plan(saved.decisions, 1.0, saved.refusals)
     alignment = {name: multiple for name, multiple in saved.alignment.items() if multiple > 0}
     built = builder.build(

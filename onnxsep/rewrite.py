@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxsep.choose import Budget, most_daring_within
+from onnxsep.convolution import find_convolutions
 from onnxsep.decision import DEFAULT_FORM
 from onnxsep.errors import BudgetError
 from onnxsep.evaluation import Evaluation
@@ -32,7 +33,6 @@ from onnxsep.search.search import search
 from onnxsep.search.timing_cache import default_cache_path
 from onnxsep.targets import get_target
 
-NOTHING = Plan({}, 1.0, {})
 # Standard errors that a choice has to spare where other images verify it: it may be somewhat better
 # than it seems, as the images of the choice leave room for. With a whole one every second choice
 # was rejected, and every rejection costs a rewrite.
@@ -119,6 +119,10 @@ def rewrite(
             built = builder.with_layers_in_float(
                 built, lambda model: budget.holds(selection.of(model))
             )
+        if options.precision == "auto" and not budget.holds(quality := selection.of(built.model)):
+            said = quality.said_to_be_lost(selection.measure.points)
+            facts.warnings.append(f"int8 was taken back: {said}, over the budget")
+            return Rewritten(cleaned)
     if options.min_speedup is not None:
         facts.warnings.append(
             f"--min-speedup was not looked at: latency on {target.title} is not measured here"
@@ -208,7 +212,7 @@ def _why_not(node: str, found: Finding, failed: bool) -> Refusal:
     if failed:
         return Refusal(node, "over-budget", "over the budget on the verification images")
     if not found.holds:
-        reason = f"over the budget as a whole: {found.quality.drop:.2f} lost"
+        reason = f"over the budget as a whole: {found.quality.said_to_be_lost()}"
         return Refusal(node, "over-budget", reason, {"drop": found.quality.drop})
     reason = f"the whole was {comparison.speedup:.2f}x as fast as without, no proven gain"
     return Refusal(node, "not-faster", reason, {"speedup": comparison.speedup})
@@ -240,9 +244,16 @@ def _without_search(
     progress: Progress,
 ) -> Built:
     """A forced plan, or one planned by weighted multiplications where nothing can be timed."""
-    precision: Precision = "int8" if options.precision == "int8" else "fp32"
+    # Who names quantize and not separate means int8, where no other precision is asked for.
+    integers = options.precision == "int8" or (options.precision == "auto" and not separates)
+    precision: Precision = "int8" if integers else "fp32"
     if not separates:
-        return builder.build(NOTHING, precision, corrects_bias=True)
+        reason = "the pass 'separate' was not asked for"
+        refusals = {
+            site.name: Refusal(site.name, "pass-not-run", reason)
+            for site in find_convolutions(cleaned.graph)[0]
+        }
+        return builder.build(Plan({}, 1.0, refusals), precision, corrects_bias=True)
     if options.rank is not None:
         plan = forced_plan(cleaned, options.rank, options.form)
         progress.stage(f"fitting {len(plan.decisions)} convolutions in order", len(plan.decisions))

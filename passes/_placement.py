@@ -22,6 +22,8 @@ _CLIPPING = ("Relu", "Clip")
 # All inputs and the output get one range, so that integers are copied and never converted.
 _SAME_RANGE = RESHAPING | {"Concat"}
 # Of their inputs only the first is data.
+# Has weights, and no target's integers: said for each, as of every other layer that stays in float.
+_NEVER_INTEGERS = frozenset({"ConvTranspose"})
 _ONE_INPUT = WEIGHTED | RESHAPING | {"AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid"}
 _MATRIX_RANK = 2
 
@@ -118,7 +120,7 @@ def clip_bounds(node: ir.Node) -> tuple[float, float] | None:
 
 def _weighted_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
     for node in graph:
-        if node.op_type not in WEIGHTED or node.domain != "":
+        if node.op_type not in WEIGHTED | _NEVER_INTEGERS or node.domain != "":
             continue
         # Products of two activations have no weight, and gain little from integers.
         if node.op_type == "Conv" or constant_array(node.inputs[1]) is not None:
@@ -128,7 +130,7 @@ def _weighted_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
 def _why_not(node: ir.Node, scheme: QuantizationScheme, keep_float: Set[str]) -> Refusal | None:
     name = node.name or ""
     if name in keep_float:
-        return Refusal(name, "kept-float", "left in float: asked for, or measured to be better")
+        return Refusal(name, "kept-float", "left in float: faster or more accurate so, as measured")
     if node.op_type not in scheme.operators:
         reason = f"the target has no int8 {node.op_type}"
         return Refusal(name, "no-integer-kernel", reason)

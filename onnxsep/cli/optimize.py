@@ -67,7 +67,11 @@ def optimize_command(
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option(help="Use at most so many images.", rich_help_panel=_DATA),
+        typer.Option(
+            help="Use at most so many images (default: as many as the network's size lets a run "
+            "afford, 200 to 1000; drawn ones 24 to 1000).",
+            rich_help_panel=_DATA,
+        ),
     ] = None,
     preset: Annotated[
         str | None,
@@ -104,7 +108,8 @@ def optimize_command(
         float | None,
         typer.Option(
             help="Least signal-to-noise against the original, in dB "
-            "(default: 20 where outputs are no scores).",
+            "(default: 20 for outputs that are no scores, or beside those that labels "
+            "judge; 10 beside agreement).",
             rich_help_panel=_QUALITY,
             show_default=False,
         ),
@@ -168,7 +173,11 @@ def optimize_command(
     ] = None,
     time_limit: Annotated[
         float | None,
-        typer.Option(help="Seconds that the search may take.", show_default=False),
+        typer.Option(
+            help="Seconds after which the search ends with what it has; proof and timing come "
+            "on top.",
+            show_default=False,
+        ),
     ] = None,
     timing_cache: Annotated[
         bool,

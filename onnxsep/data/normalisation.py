@@ -108,12 +108,12 @@ def _assumption(
     custom, said = assume_preprocessing(geometry)
     first = find_first_convolution(model, spec.name)
     if first is None or not np.any(first.bias):
-        return custom, f"{said}; no BatchNormalization to compare with"
+        return custom, f"{said}; no BatchNormalization follows the input to compare with"
     applied = custom.resolve(geometry, spec.name).apply(images).astype(spec.dtype)
     ((_, variance),) = first.upto.measure([applied])
     excess = float(np.median(np.abs(first.bias) / (np.sqrt(variance) + np.finfo(np.float64).tiny)))
     if excess <= _BIAS_EXCESS:
-        return custom, f"{said}; no BatchNormalization to compare with"
+        return custom, f"{said}; no BatchNormalization follows the input to compare with"
     raw = PRESETS["gray_raw" if geometry.channels == 1 else "raw"]
     return dataclasses.replace(raw, assumed=True), (
         f"the normalisation was assumed, not found: {raw.describe()}, because the biases of "

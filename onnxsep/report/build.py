@@ -18,6 +18,7 @@ from onnxsep.passes.base import Change, LosslessPass, LossyPass, Refusal, Rewrit
 from onnxsep.report.head import now, onnxsep_version, package_versions
 from onnxsep.report.record import (
     SCHEMA_VERSION,
+    UNREAD,
     FusionRow,
     LayerRow,
     PassRow,
@@ -179,7 +180,7 @@ def _layer_rows(facts: RunFacts) -> list[LayerRow]:
     rows.extend(
         LayerRow(
             name=name,
-            kind="unknown",
+            kind=UNREAD,
             shape="",
             action="kept",
             detail=refusal["reason"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +26,11 @@ def check_report_path(path: Path, *, taken: Iterable[Path] = ()) -> None:
     Raises:
         ConfigurationError: The ending is unknown, the folder does not exist, or something that is
             no report is in the way.
+        OutputError: The folder is not writable.
     """
     if (path.exists() and not path.is_file()) or not path.parent.is_dir():
         raise ConfigurationError(f"--report {path}: give a file in a folder that exists")
+    require_writable(path.parent)
     if path.resolve() in {other.resolve() for other in taken}:
         raise ConfigurationError(
             f"--report {path} is read or written by this run already; choose another file"
@@ -36,6 +39,16 @@ def check_report_path(path: Path, *, taken: Iterable[Path] = ()) -> None:
         raise ConfigurationError(
             f"--report {path}: the ending says what to write; it may be {', '.join(SUFFIXES)}"
         )
+
+
+def require_writable(folder: Path) -> None:
+    """Find out before a long run that its result has no place.
+
+    Raises:
+        OutputError: The folder is not writable.
+    """
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"the folder {folder} is not writable; choose another one")
 
 
 def write_report(record: Record | ComparisonRecord, path: Path) -> None:

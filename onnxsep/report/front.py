@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _PRECISIONS = ("fp32", "int8", "fp16")
+UNKNOWN = "-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +96,15 @@ def print_front(rows: Sequence[FrontRow], console: Console) -> None:
             f"{row.speedup:.2f}x ({row.low:.2f}-{row.high:.2f})",
             f"{quantity(row.bytes)}B",
             f"{row.value:.2f} {row.unit}",
-            f"{row.drop:.2f}",
+            _lost(row),
             style="dim" if row.dominated else None,
         )
     console.print(table_)
+
+
+def _lost(row: FrontRow) -> str:
+    """Of the measure; signal-to-noise has nothing to be lost from."""
+    return UNKNOWN if row.measure.startswith("signal") else f"{row.drop:.2f}"
 
 
 def _table(rows: Sequence[FrontRow]) -> Html:
@@ -118,7 +124,7 @@ def _table(rows: Sequence[FrontRow]) -> Html:
                 f"{row.milliseconds:.3f}",
                 f"{quantity(row.bytes)}B",
                 f"{row.value:.2f} {row.unit}",
-                f"{row.drop:.2f}",
+                _lost(row),
             ],
             quiet=row.dominated,
         )

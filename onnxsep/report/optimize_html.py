@@ -240,22 +240,22 @@ def _trials(record: Record) -> Html:
                     str(trial.separated),
                     f"{trial.speedup:.2f}x ({trial.low:.2f}-{trial.high:.2f})",
                     rows.trial_quality(trial, record),
-                    f"{trial.drop:.2f}",
+                    rows.trial_lost(trial, record),
                     f"{quantity(trial.bytes)}B",
                     join([verdict, " ", pill("handed out")]) if trial.chosen else verdict,
                 ]
             )
         )
-    return table(columns, lines, label="What was built and measured")
+    shown = table(columns, lines, label="What was built and measured")
+    return join([shown, paragraph(rows.HOW_TRIALS_ARE_JUDGED, quiet=True)])
 
 
 def _facts(record: Record) -> Html:
     versions = [("onnxsep", record.onnxsep_version), *record.versions.items()]
-    settings = [(name, str(value)) for name, value in record.settings.items()]
     return join(
         [
             facts(rows.how_measured(record)),
             folded("Versions", facts(versions)),
-            folded("Settings", facts(settings)),
+            folded("Settings", facts(rows.settings(record))),
         ]
     )

@@ -77,13 +77,15 @@ def _trials(record: Record) -> str:
             str(trial.separated),
             f"{trial.speedup:.2f}x ({trial.low:.2f}-{trial.high:.2f})",
             escaped(rows.trial_quality(trial, record)),
+            rows.trial_lost(trial, record),
             "yes" if trial.holds else "no",
             f"{quantity(trial.bytes)}B",
         ]
         for trial in record.trials
     ]
-    titles = ("", "precision", "separated", "speed-up", "quality", "within budget", "size")
-    return folded("What was built and measured", table(titles, lines, {2, 3, 4, 6}))
+    titles = ("", "precision", "separated", "speed-up", "quality", "lost", "within budget", "size")
+    shown = table(titles, lines, {2, 3, 4, 5, 7})
+    return folded("What was built and measured", f"{shown}\n\n{rows.HOW_TRIALS_ARE_JUDGED}")
 
 
 def _facts(record: Record) -> str:

@@ -9,10 +9,16 @@ import dataclasses
 import math
 from pathlib import PurePath
 
-from onnxsep.report.record import LayerRow, PassRow, QualityRow, Record, TrialRow
+from onnxsep.report.record import UNREAD, LayerRow, PassRow, QualityRow, Record, TrialRow
 from onnxsep.report.text import printable, quantity, times
 
 UNKNOWN = "-"
+HOW_TRIALS_ARE_JUDGED = (
+    "A result is within the budget by the loss to be expected, for which every image counts by how "
+    "near its class is to changing, with its standard error; not by the few that did change."
+)
+# Settings that are called otherwise on the command line.
+_OPTIONS = {"min_snr_db": "min-snr", "preprocessing": "preset"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +58,8 @@ def totals(record: Record) -> list[Total]:
         ("multiplications", record.multiplications),
         (f"of the {len(record.separated)} separated", record.separated_multiplications),
     ):
-        found.append(Total(words, quantity(one), quantity(other), times(one, other)))
+        if one or other or words == "parameters" or record.separated:
+            found.append(Total(words, quantity(one), quantity(other), times(one, other)))
     return found
 
 
@@ -77,6 +84,8 @@ def error(row: LayerRow) -> str:
 
 def multiplications(row: LayerRow) -> str:
     """Before, or before and after."""
+    if row.kind == UNREAD:
+        return UNKNOWN
     before = quantity(row.multiplications_before)
     if row.action != "separated":
         return before
@@ -100,6 +109,24 @@ def trial_quality(trial: TrialRow, record: Record) -> str:
     """The measure of a trial with its unit."""
     unit = f" {record.quality[-1].unit}" if record.quality else ""
     return f"{trial.value:.2f}{unit}" if math.isfinite(trial.value) else UNKNOWN
+
+
+def trial_lost(trial: TrialRow, record: Record) -> str:
+    """What a trial lost of the measure; signal-to-noise has nothing to be lost from."""
+    fidelity = bool(record.quality) and record.quality[-1].measure.startswith("signal")
+    return UNKNOWN if fidelity or not math.isfinite(trial.drop) else f"{trial.drop:.2f}"
+
+
+def settings(record: Record) -> list[tuple[str, str]]:
+    """What was asked for, as options of the command line; what was not said is left out."""
+    found = []
+    for name, value in sorted(record.settings.items()):
+        if value is None or value is False:
+            continue
+        option = _OPTIONS.get(name, name.replace("_", "-"))
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        found.append((f"--{option}", "" if value is True else printable(text)))
+    return found
 
 
 def measure(record: Record) -> str:
@@ -147,9 +174,12 @@ def how_measured(record: Record) -> list[tuple[str, str]]:
 
 def _quality(row: QualityRow) -> list[Total]:
     unit = f" {row.unit}" if row.unit else ""
-    noise = min(row.quality.snr_db.values(), default=math.nan)
+    decibels = row.quality.snr_db
+    name = min(decibels, key=lambda output: decibels[output], default="")
+    noise = decibels.get(name, math.nan)
     worst = f"{noise:.1f} dB" if math.isfinite(noise) else UNKNOWN
-    against = Total("signal-to-noise against the original", UNKNOWN, worst, "")
+    which = f" (worst output: {printable(name)})" if len(decibels) > 1 else ""
+    against = Total(f"signal-to-noise against the original{which}", UNKNOWN, worst, "")
     if row.measure.startswith("signal"):
         return [dataclasses.replace(against, title=f"{against.title}, {data_words(row)}")]
     change = 0.0 - row.quality.drop

@@ -13,6 +13,8 @@ from onnxsep.quality import Quality
 from onnxsep.report.head import record_text
 
 SCHEMA_VERSION = 1
+# Kind of a convolution that could not be read, of which there are no figures.
+UNREAD = "unknown"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxsep.report.record import LayerRow, QualityRow, Record
+from onnxsep.report.record import UNREAD, LayerRow, QualityRow, Record
 from onnxsep.report.text import printable, quantity, shortened, times
 
 if TYPE_CHECKING:
@@ -60,7 +60,10 @@ def _print_fusion(record: Record, console: Console) -> None:
         f"int8: {fusion.integer} of {fusion.convolutions} convolutions run on integers in "
         f"{fusion.provider}"
     )
+    told = {entry["node"] for row in record.passes for entry in row.refusals}
     for one in fusion.unfused:
+        if one["node"] in told:
+            continue
         name = shortened(one["node"], _NAME_WIDTH)
         console.print(f"  in float all the same, {name}: {printable(one['reason'])}")
 
@@ -85,6 +88,8 @@ def _layer_table(record: Record) -> Table:
 
 
 def _multiplications(row: LayerRow) -> str:
+    if row.kind == UNREAD:
+        return "-"
     before = quantity(row.multiplications_before)
     if row.action != "separated":
         return before
@@ -113,6 +118,8 @@ def _total_table(record: Record) -> Table:
         (f"  of the {len(record.separated)} separated", *separated),
     ]
     for title, before, after in rows:
+        if not (before or after or title == "parameters" or record.separated):
+            continue
         table.add_row(title, quantity(before), quantity(after), times(before, after))
     table.add_row(
         "size on disk",

@@ -305,7 +305,7 @@ class _Problem:
         }
         ms, divergence = self.totals(plan)
         refusals = {
-            layer.name: _why_kept(layer)
+            layer.name: _why_kept(layer, divergence)
             for layer in self._layers
             if chosen[layer.name].decision is None
         }
@@ -337,7 +337,8 @@ def _lower_hull(values: Array) -> list[int]:
     return hull
 
 
-def _why_kept(layer: Layer) -> Refusal:
+def _why_kept(layer: Layer, whole: float) -> Refusal:
+    """Why a layer is kept in a plan whose divergence as a ``whole`` is known."""
     if layer.refusal is not None:
         return layer.refusal
     if not layer.alternatives:
@@ -350,8 +351,9 @@ def _why_kept(layer: Layer) -> Refusal:
         return Refusal(
             layer.name,
             "over-budget",
-            f"costs too much quality: {best.describe()} is {ratio:.2f}x as fast, but the outputs "
-            f"diverge by {best.divergence:.2g}",
+            f"costs too much quality for what it saves: {best.describe()} is {ratio:.2f}x as fast "
+            f"({layer.keep.ms - best.ms:.2g} ms less), but adds {best.divergence:.2g} to the "
+            f"divergence of the outputs, {whole:.2g} in this plan",
             {"measured_ratio": ratio, "divergence": best.divergence},
         )
     best = min(layer.alternatives, key=lambda option: option.ms)

@@ -20,7 +20,7 @@ from scipy.special import log_softmax
 
 from onnxsep.quality import SNR_CEILING_DB, Measure, Outputs, signal_to_noise_db
 
-Scale = Literal["logits", "probabilities", "independent", "values"]
+Scale = Literal["logits", "probabilities", "independent", "values", "unjudged"]
 
 # A float32 Softmax rounds each probability relative to itself, down to the least numbers; a Sigmoid
 # close to 1 rounds relative to 1, so that what it is short of 1 is known to a per cent only here.
@@ -28,6 +28,9 @@ _LEAST_CLASS_PROBABILITY = 1e-30
 _LEAST_INDEPENDENT_PROBABILITY = 1e-5
 # A sum of float32 probabilities is 1 up to this.
 _SUM_TOLERANCE = 1e-3
+# Weight of the squared error in outputs that the measure does not look at: at the hundredth that
+# they may have, it is as bad as a divergence of a tenth, near which a point of accuracy is lost.
+_UNJUDGED_WEIGHT = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +39,8 @@ class OutputDistance:
 
     Attributes:
         scales: Output name → ``logits`` and ``probabilities`` (classes along axis 1),
-            ``independent`` (a probability per number) or ``values`` (anything else).
+            ``independent`` (a probability per number), ``values`` (anything else) or
+            ``unjudged`` (beside scores that labels judge, see `onnxsep.choose.Budget`).
     """
 
     scales: dict[str, Scale]
@@ -58,10 +62,11 @@ class OutputDistance:
         match measure.kind:
             case "accuracy" | "agreement" | "pixel-agreement":
                 name = measure.output
-                return cls({name: _scale_of_scores(reference[name], operators.get(name, ""))})
-            case "psnr":
-                return cls({measure.output: "values"})
-            case "snr":
+                scales: dict[str, Scale] = dict.fromkeys(measure.unjudged(reference), "unjudged")
+                return cls(
+                    {name: _scale_of_scores(reference[name], operators.get(name, "")), **scales}
+                )
+            case "psnr" | "snr":
                 return cls(dict.fromkeys(reference, "values"))
             case "metric":
                 # What the user's function looks at is unknown: every output as what it seems.
@@ -95,9 +100,10 @@ class OutputDistance:
 def _distance(scale: Scale, reference: np.ndarray, value: np.ndarray) -> float:
     if reference.shape != value.shape:
         return math.inf
-    if scale == "values" or reference.dtype.kind != "f":
+    if scale in ("values", "unjudged") or reference.dtype.kind != "f":
         snr = signal_to_noise_db(reference, value)
-        return math.inf if snr <= -SNR_CEILING_DB else 10 ** (-snr / 10)
+        weight = _UNJUDGED_WEIGHT if scale == "unjudged" else 1.0
+        return math.inf if snr <= -SNR_CEILING_DB else weight * 10 ** (-snr / 10)
     reference, value = reference.astype(np.float64), value.astype(np.float64)
     # Where the original gives NaN, nothing is known; where only the other does, all is lost.
     if not np.array_equal(np.isnan(reference), np.isnan(value)):

@@ -378,7 +378,8 @@ class _Search:
         self._findings.append(finding)
         self._progress.note(
             f"{built.precision}: {comparison.speedup:.2f}x "
-            f"({comparison.low:.2f}-{comparison.high:.2f}), {quality.drop:.2f} lost"
+            f"({comparison.low:.2f}-{comparison.high:.2f}), "
+            f"{quality.said_to_be_lost(self._evaluation.measure.points)}"
         )
         return finding
 

@@ -179,8 +179,8 @@ def _behind_two_convolutions() -> ir.Model:
 
 
 ASSUMED = [
-    AssumedCase("no BatchNormalization", _without_batchnorm(), "no BatchNormalization to compare"),
-    AssumedCase("too deep", _behind_two_convolutions(), "no BatchNormalization to compare"),
+    AssumedCase("no BatchNormalization", _without_batchnorm(), "no BatchNormalization follows"),
+    AssumedCase("too deep", _behind_two_convolutions(), "no BatchNormalization follows"),
     AssumedCase("nothing fits", _unexplained(), "no common one explains the statistics of 'y'"),
 ]
 
