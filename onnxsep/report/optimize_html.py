@@ -247,7 +247,8 @@ def _trials(record: Record) -> Html:
             )
         )
     shown = table(columns, lines, label="What was built and measured")
-    return join([shown, paragraph(rows.HOW_TRIALS_ARE_JUDGED, quiet=True)])
+    how = rows.how_trials_are_judged(record)
+    return join([shown, paragraph(how, quiet=True)]) if how else shown
 
 
 def _facts(record: Record) -> Html:

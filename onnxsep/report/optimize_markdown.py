@@ -85,7 +85,8 @@ def _trials(record: Record) -> str:
     ]
     titles = ("", "precision", "separated", "speed-up", "quality", "lost", "within budget", "size")
     shown = table(titles, lines, {2, 3, 4, 5, 7})
-    return folded("What was built and measured", f"{shown}\n\n{rows.HOW_TRIALS_ARE_JUDGED}")
+    how = rows.how_trials_are_judged(record)
+    return folded("What was built and measured", f"{shown}\n\n{how}" if how else shown)
 
 
 def _facts(record: Record) -> str:

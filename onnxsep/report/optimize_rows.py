@@ -13,7 +13,7 @@ from onnxsep.report.record import UNREAD, LayerRow, PassRow, QualityRow, Record,
 from onnxsep.report.text import printable, quantity, times
 
 UNKNOWN = "-"
-HOW_TRIALS_ARE_JUDGED = (
+_BY_MARGINS = (
     "A result is within the budget by the loss to be expected, for which every image counts by how "
     "near its class is to changing, with its standard error; not by the few that did change."
 )
@@ -115,6 +115,12 @@ def trial_lost(trial: TrialRow, record: Record) -> str:
     """What a trial lost of the measure; signal-to-noise has nothing to be lost from."""
     fidelity = bool(record.quality) and record.quality[-1].measure.startswith("signal")
     return UNKNOWN if fidelity or not math.isfinite(trial.drop) else f"{trial.drop:.2f}"
+
+
+def how_trials_are_judged(record: Record) -> str:
+    """What ``within the budget`` means beside the figures; empty where these say it."""
+    measures = {row.measure for row in record.quality}
+    return _BY_MARGINS if "top-1 accuracy" in measures and record.trials else ""
 
 
 def settings(record: Record) -> list[tuple[str, str]]:

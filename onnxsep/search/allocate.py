@@ -348,12 +348,13 @@ def _why_kept(layer: Layer, whole: float) -> Refusal:
         # The one that costs least for what it saves.
         best = min(usable, key=lambda option: option.divergence / (layer.keep.ms - option.ms))
         ratio = layer.keep.ms / best.ms if best.ms > 0 else math.inf
+        in_all = f", {whole:.2g} in the whole plan" if whole > 0 else ""
         return Refusal(
             layer.name,
             "over-budget",
             f"costs too much quality for what it saves: {best.describe()} is {ratio:.2f}x as fast "
-            f"({layer.keep.ms - best.ms:.2g} ms less), but adds {best.divergence:.2g} to the "
-            f"divergence of the outputs, {whole:.2g} in this plan",
+            f"({layer.keep.ms - best.ms:.2g} ms less), but the outputs diverge by "
+            f"{best.divergence:.2g}{in_all}",
             {"measured_ratio": ratio, "divergence": best.divergence},
         )
     best = min(layer.alternatives, key=lambda option: option.ms)
