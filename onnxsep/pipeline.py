@@ -144,7 +144,7 @@ def _run(
     if budget.unjudged_snr_db is not None:
         facts.warnings.append(
             f"{selection.measure.title} is that of the output '{selection.measure.output}'; "
-            f"{_listed(selection.unjudged)} kept {budget.unjudged_snr_db:g} dB "
+            f"{_listed(selection.unjudged)} had to keep {budget.unjudged_snr_db:g} dB "
             "signal-to-noise against the original (--min-snr sets it for all)"
         )
     if options.max_drop is not None and not selection.measure.has_drop:
