@@ -20,6 +20,7 @@ from onnxsep.data import (
     split,
     static_batch,
 )
+from onnxsep.data.image_column import ArrayImages, ImageColumn
 from onnxsep.data.inputs import image_input
 from onnxsep.errors import ConfigurationError, InputError
 from onnxsep.evaluation import Batches, batches_of
@@ -103,6 +104,7 @@ def gather_material(model: ir.Model, options: Options, progress: Progress) -> Ma
             f"the preprocessing '{options.preprocessing.name}' has no meaning: {dataset.source} "
             "holds no pixels (uint8), so its numbers were used as they are"
         )
+    warnings.extend(_resized(dataset))
     static = static_batch(specs)
     if len(dataset) < 2 * (static or 1):
         raise InputError(
@@ -134,6 +136,22 @@ def gather_material(model: ir.Model, options: Options, progress: Progress) -> Ma
         description=_describe(dataset, how),
         warnings=warnings,
     )
+
+
+def _resized(dataset: Dataset) -> list[str]:
+    """A sentence for every input whose images came in another size than it takes."""
+    found = []
+    for name, column in dataset.columns.items():
+        if not isinstance(column, ImageColumn) or not isinstance(column.images, ArrayImages):
+            continue
+        images = column.images
+        height, width = images.array.shape[1:3]
+        if (height, width) != (images.height, images.width):
+            found.append(
+                f"images of {height}x{width} were brought to the {images.height}x{images.width} "
+                f"of the input '{name}' (docs/python-api.md: resize, crop)"
+            )
+    return found
 
 
 def _is_same(data: str | None, other: str) -> bool:

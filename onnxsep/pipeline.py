@@ -31,6 +31,7 @@ from onnxsep.pareto import write_front
 from onnxsep.passes.base import LosslessPass
 from onnxsep.passes.fold_batchnorm import FoldBatchNorm
 from onnxsep.passes.normalize import Normalize
+from onnxsep.passes.quantize import quantized_node
 from onnxsep.passes.separate import Calibration
 from onnxsep.passes.simplify import Simplify
 from onnxsep.plan import output_sizes
@@ -161,7 +162,11 @@ def _run(
     rewritten = found.model
     if facts.precision == "int8":
         facts.fusion = fusion_report(rewritten)
-    elif options.precision == "int8":
+    if quantized_node(original) is not None:
+        facts.warnings.append(
+            "the input is quantized already, so its layers stay as they are; give the float model"
+        )
+    elif facts.precision == "fp32" and options.precision == "int8":
         facts.warnings.append("--precision int8 was asked for, but the result is float")
     _time(original, rewritten, material, options, facts, means, progress)
     difference = interface_difference(original, rewritten)

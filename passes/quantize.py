@@ -260,12 +260,20 @@ def best_of(
     return best[1:]
 
 
-def why_not_whole(model: ir.Model, scheme: QuantizationScheme) -> Refusal | None:
-    """Why nothing of a model can be quantized."""
+def quantized_node(model: ir.Model) -> ir.Node | None:
+    """The first node that shows that a model is quantized already, if it is."""
     for node in model.graph.all_nodes():
         if node.op_type in _QUANTIZED_OPERATORS or node.op_type.startswith("QLinear"):
-            reason = f"it holds {node.op_type} ('{node.name}') already; give the float model"
-            return Refusal(WHOLE_MODEL, "already-quantized", reason)
+            return node
+    return None
+
+
+def why_not_whole(model: ir.Model, scheme: QuantizationScheme) -> Refusal | None:
+    """Why nothing of a model can be quantized."""
+    node = quantized_node(model)
+    if node is not None:
+        reason = f"it holds {node.op_type} ('{node.name}') already; give the float model"
+        return Refusal(WHOLE_MODEL, "already-quantized", reason)
     if is_large(model):
         return Refusal(WHOLE_MODEL, "too-large", "its weights are larger than 2 GB")
     if scheme.free_batch:

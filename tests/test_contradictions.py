@@ -8,12 +8,15 @@ import os
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 
+from onnxsep.data import PRESETS
 from onnxsep.errors import BudgetError, ConfigurationError, InputError, OutputError
 from onnxsep.options import Options, check_front, check_output, check_report
 from onnxsep.passes import PASS_NAMES
 from onnxsep.pipeline import optimize
+from onnxsep.report.record import UNREAD
 from onnxsep.search.build import Builder
 
 from .small_models import write_images, write_small_network
@@ -141,3 +144,30 @@ def test_same_images_for_fit_and_proof_are_noted(network: Path, images: Path) ->
     passes = ("fold_batchnorm",)
     record = optimize(network, quick(images, passes=passes, test_data=str(images))).record
     assert any("which the fits saw" in warning for warning in record.warnings)
+
+
+def test_notes_about_images_and_a_model_that_is_quantized_already(
+    network: Path, images: Path, tmp_path: Path
+) -> None:
+    large = np.repeat(np.repeat(np.load(images)["images"], 2, axis=1), 2, axis=2)
+    np.save(tmp_path / "large.npy", large)
+    options = quick(tmp_path / "large.npy", passes=("fold_batchnorm", "quantize"))
+    output = tmp_path / "int8.onnx"
+    record = optimize(network, options, output=output).record
+    assert any("images of 32x32 were brought to the 16x16" in note for note in record.warnings)
+
+    again = optimize(output, quick(images, passes=("fold_batchnorm", "quantize"))).record
+    assert any("quantized already" in note for note in again.warnings)
+    assert all(row.kind == UNREAD for row in again.layers)
+
+
+def test_preprocessing_of_numbers_that_are_no_pixels_is_noted(
+    network: Path, tmp_path: Path
+) -> None:
+    numbers = np.random.default_rng(0).normal(size=(40, 3, 16, 16)).astype(np.float32)
+    np.save(tmp_path / "numbers.npy", numbers)
+    options = quick(
+        tmp_path / "numbers.npy", passes=("fold_batchnorm",), preprocessing=PRESETS["unit"]
+    )
+    record = optimize(network, options).record
+    assert any("'unit' has no meaning" in note for note in record.warnings)

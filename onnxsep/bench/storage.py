@@ -94,6 +94,8 @@ def _read(path: Path) -> Any:
         raise InputError(f"{path} is larger than {_LARGEST_BYTES // 2**20} MiB; no record is")
     try:
         return json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text, so no JSON either") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON: {error}") from error
 

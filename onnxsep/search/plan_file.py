@@ -308,6 +308,8 @@ def _read(path: Path) -> Any:
         return json.loads(
             content.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique
         )
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text, so no JSON either") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON: {error}") from error
 
