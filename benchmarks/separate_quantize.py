@@ -3,7 +3,8 @@
     python benchmarks/separate_quantize.py [NETWORK ...] [--rank 2 3] [--form FORM ...]
 
 Quality is on test images that no fit saw (500 of CIFAR-10; for VDSR whole pictures of Set5, three
-pixels shaved off). Nothing is timed, so the table is deterministic. Needs the evaluation data, as ``benchmarks/search.py`` does.
+pixels shaved off). Nothing is timed, so the table is deterministic. Needs the evaluation
+data, as ``benchmarks/search.py`` does.
 """
 
 from __future__ import annotations
