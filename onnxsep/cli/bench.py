@@ -43,8 +43,8 @@ with those of all others; where it really ran and whether its outputs are right 
 
   onnxsep bench --resume bench-results/bench-20260101-120000.json
 
-Exit codes: 0 done, 2 bad option or matrix, 3 bad model or data, 6 report not writable, 7 slower \
-than the baseline, 8 a cell failed, 130 interrupted.
+Exit codes: 0 done, 2 bad option or matrix, 3 bad model or data or no such matrix, 6 report not \
+writable, 7 slower than the baseline, 8 a cell failed, 130 interrupted.
 """
 
 _CHOICE = "Choice"

@@ -60,7 +60,9 @@ def _print_fusion(record: Record, console: Console) -> None:
         f"int8: {fusion.integer} of {fusion.convolutions} convolutions run on integers in "
         f"{fusion.provider}"
     )
-    told = {entry["node"] for row in record.passes for entry in row.refusals}
+    told = {
+        entry["node"] for row in record.passes if row.name == "quantize" for entry in row.refusals
+    }
     for one in fusion.unfused:
         if one["node"] in told:
             continue
