@@ -95,7 +95,7 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text, so no JSON either") from error
+        raise InputError(f"{path} is no JSON: it is not even text") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON: {error}") from error
 

@@ -55,7 +55,7 @@ def read_head(path: str | Path) -> Head:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text, so no JSON either") from error
+        raise InputError(f"{path} is no JSON: it is not even text") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON: {error}") from error
     if not isinstance(plain, dict):
